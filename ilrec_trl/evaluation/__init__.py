@@ -1,0 +1,1 @@
+"""From a model to ranked lists and their quality."""
