@@ -1,0 +1,84 @@
+"""
+ILRec for TRL: fine-tune a language model to recommend items, with hard negatives that the model's own intermediate
+layers supply. Swap `SFTTrainer` for [`ILRecTrainer`].
+
+Public names are imported when they are first used, so that `import ilrec_trl` costs nothing: importing a trainer pulls
+in torch and transformers, which takes seconds.
+"""
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from ._version import __version__
+
+
+if TYPE_CHECKING:
+    from .data.interactions import Interactions
+    from .data.prompts import next_item_dataset, sequence_dataset
+    from .data.synthetic import generate_store
+    from .evaluation.evaluator import RecommendationCallback, RecommendationEvaluator
+    from .evaluation.recommend import ItemTrieLogitsProcessor, rank_items, recommend
+    from .items.item_catalog import ItemCatalog
+    from .items.item_trie import ItemTrie
+    from .rewards.rewards import RewardFunc, SASRecReward, ScoreMatrixReward
+    from .rewards.sasrec import SASRecConfig, SASRecModel, train_sasrec
+    from .trainer.data_collator import DataCollatorForItemCompletion
+    from .trainer.ilrec_config import ILRecConfig
+    from .trainer.ilrec_trainer import ILRecTrainer
+
+__all__ = [
+    "DataCollatorForItemCompletion",
+    "ILRecConfig",
+    "ILRecTrainer",
+    "Interactions",
+    "ItemCatalog",
+    "ItemTrie",
+    "ItemTrieLogitsProcessor",
+    "RecommendationCallback",
+    "RecommendationEvaluator",
+    "RewardFunc",
+    "SASRecConfig",
+    "SASRecModel",
+    "SASRecReward",
+    "ScoreMatrixReward",
+    "__version__",
+    "generate_store",
+    "next_item_dataset",
+    "rank_items",
+    "recommend",
+    "sequence_dataset",
+    "train_sasrec",
+]
+
+_MODULES = {
+    "DataCollatorForItemCompletion": ".trainer.data_collator",
+    "ILRecConfig": ".trainer.ilrec_config",
+    "ILRecTrainer": ".trainer.ilrec_trainer",
+    "Interactions": ".data.interactions",
+    "ItemCatalog": ".items.item_catalog",
+    "ItemTrie": ".items.item_trie",
+    "ItemTrieLogitsProcessor": ".evaluation.recommend",
+    "RecommendationCallback": ".evaluation.evaluator",
+    "RecommendationEvaluator": ".evaluation.evaluator",
+    "RewardFunc": ".rewards.rewards",
+    "SASRecConfig": ".rewards.sasrec",
+    "SASRecModel": ".rewards.sasrec",
+    "SASRecReward": ".rewards.rewards",
+    "ScoreMatrixReward": ".rewards.rewards",
+    "generate_store": ".data.synthetic",
+    "next_item_dataset": ".data.prompts",
+    "rank_items": ".evaluation.recommend",
+    "recommend": ".evaluation.recommend",
+    "sequence_dataset": ".data.prompts",
+    "train_sasrec": ".rewards.sasrec",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _MODULES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(_MODULES[name], __name__), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -1,0 +1,1 @@
+"""Collaborative filtering: SASRec and the item scores that regularise the language model."""

@@ -1,0 +1,1 @@
+"""The method: losses, collator, configuration and trainer."""
