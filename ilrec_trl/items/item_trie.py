@@ -17,8 +17,8 @@ from .trie_arrays import TrieArrays, build_trie_arrays, check_item_scores
 ItemId: TypeAlias = str | int
 Prefixes: TypeAlias = Sequence[Sequence[int]] | Tensor
 
-# A prefix whose share of a user's reward mass is below this is summed again item by item: the difference of two float64
-# prefix sums is exact to about 1e-16 of the whole, so that here 1e-10 of the prefix's own mass is kept.
+# A prefix whose share of a user's reward mass is below this is summed again item by item: the difference of two
+# float64 prefix sums is exact to about 1e-16 of the whole, so that here 1e-10 of the prefix's own mass is kept.
 _SMALL_MASS = 1e-6
 
 
@@ -26,13 +26,13 @@ class ItemTrie:
     """
     Every item of a catalogue as a path of tokens, for constrained decoding and for the reward mass of a prefix.
 
-    Arrays only: items are sorted by their token sequence, so the items below a prefix are one contiguous range, and nodes
-    are numbered breadth first, so the children of a node are one contiguous range too. Node 0 is the root (the empty
-    prefix) and node `e + 1` is what edge `e` leads to. Items with one and the same token sequence share a leaf. No item's
-    sequence may continue another's: then leaves, and only leaves, are items.
+    Arrays only: items are sorted by their token sequence, so the items below a prefix are one contiguous range, and
+    nodes are numbered breadth first, so the children of a node are one contiguous range too. Node 0 is the root (the
+    empty prefix) and node `e + 1` is what edge `e` leads to. Items with one and the same token sequence share a leaf.
+    No item's sequence may continue another's: then leaves, and only leaves, are items.
 
-    Wherever a method takes `prefixes`, it accepts lists of tokens, a `(N, D)` tensor whose rows are padded with -1 at the
-    end, or node ids as a `(N,)` tensor. Methods work on the device of the tensors they are given.
+    Wherever a method takes `prefixes`, it accepts lists of tokens, a `(N, D)` tensor whose rows are padded with -1 at
+    the end, or node ids as a `(N,)` tensor. Methods work on the device of the tensors they are given.
 
     Build it with [`ItemTrie.from_sequences`].
 
@@ -82,8 +82,8 @@ class ItemTrie:
                 Appended to every sequence. Needed when sequences differ in length, as titles do.
 
         Raises:
-            ValueError: for an empty catalogue or sequence, a negative token, a sequence that holds `end_token_id`, or a
-                sequence that another one continues.
+            ValueError: for an empty catalogue or sequence, a negative token, a sequence that holds `end_token_id`, or
+                a sequence that another one continues.
         """
         arrays, order = build_trie_arrays(sequences, end_token_id)
         item_ids = list(sequences)
@@ -130,8 +130,8 @@ class ItemTrie:
         if unknown:
             raise ValueError(
                 f"{len(unknown)} of {len(item_ids)} item ids are not in the catalogue of {len(self)} items: "
-                f"{unknown[:5]}{' ...' if len(unknown) > 5 else ''}. Ids look like {self.item_ids[0]!r}; add the missing "
-                "items to the catalogue or drop them from the histories."
+                f"{unknown[:5]}{' ...' if len(unknown) > 5 else ''}. Ids look like {self.item_ids[0]!r}; add the "
+                "missing items to the catalogue or drop them from the histories."
             )
         return torch.tensor([self._columns[item_id] for item_id in item_ids], dtype=torch.long, device=self.device)
 
@@ -156,8 +156,8 @@ class ItemTrie:
                 Node ids; -1 and leaves have no children.
 
         Returns:
-            `tuple[torch.Tensor, torch.Tensor, torch.Tensor]`: row `n` of each edge, its token and the node it leads to,
-            each of shape `(E,)`; by row, tokens ascending.
+            `tuple[torch.Tensor, torch.Tensor, torch.Tensor]`: row `n` of each edge, its token and the node it leads
+            to, each of shape `(E,)`; by row, tokens ascending.
         """
         return self.to(nodes.device).arrays.children(nodes)
 
@@ -271,7 +271,7 @@ class ItemTrie:
             `tuple[list[str | int], int]` or `None`: the items whose whole sequence `tokens` starts with, and that
             sequence's length; `None` where there is no such item.
         """
-        found = self.arrays.walk(tokens)
+        found = self.to("cpu").arrays.walk(tokens)
         return None if found is None else (self.items_below(found[0]), found[1])
 
     def save(self, directory: str | Path) -> None:
@@ -294,6 +294,6 @@ class ItemTrie:
     def _check_vocab_size(self, vocab_size: int) -> None:
         if self.arrays.max_token >= vocab_size:
             raise ValueError(
-                f"The catalogue uses token {self.arrays.max_token}, but the vocabulary has {vocab_size} entries. Add the "
-                "item tokens to the tokenizer and resize the model's embeddings (`ItemCatalog.add_tokens`)."
+                f"The catalogue uses token {self.arrays.max_token}, but the vocabulary has {vocab_size} entries. Add "
+                "the item tokens to the tokenizer and resize the model's embeddings (`ItemCatalog.add_tokens`)."
             )

@@ -115,7 +115,7 @@ class TrieArrays:
 
     def walk(self, tokens: Sequence[int]) -> tuple[int, int] | None:
         """The leaf that a path along `tokens` runs into, and the tokens read; `None` where there is none."""
-        keys, first_child = self.edge_keys.cpu().numpy(), self.first_child.cpu().numpy()
+        keys, first_child = self.edge_keys.numpy(), self.first_child.numpy()
         node = 0
         for read, token in enumerate(tokens, start=1):
             if not 0 <= token <= self.max_token:
@@ -144,8 +144,8 @@ def build_trie_arrays(
     Sort the sequences once and number the nodes level by level.
 
     Returns:
-        `tuple[TrieArrays, numpy.ndarray]`: the arrays, and the rows of `sequences` in trie order `(I,)`; items with the
-        same sequence keep their order.
+        `tuple[TrieArrays, numpy.ndarray]`: the arrays, and the rows of `sequences` in trie order `(I,)`; items with
+        the same sequence keep their order.
     """
     tokens, lengths = _pad(sequences, end_token_id)  # (I, D), (I,)
     order = np.lexsort(tokens.T[::-1])  # (I,)
@@ -179,8 +179,8 @@ def check_item_scores(item_scores: Tensor, num_items: int, num_prefixes: int, ro
     """Refuse scores of another shape, negative or not finite ones; return the row `(N,)` that each prefix reads."""
     if item_scores.dim() != 2 or item_scores.shape[1] != num_items:
         raise ValueError(
-            f"Got item scores of shape {tuple(item_scores.shape)}, expected (B, {num_items}): one column for each item "
-            "in the order of `ItemTrie.item_ids`."
+            f"Got item scores of shape {tuple(item_scores.shape)}, expected (B, {num_items}): one column for each "
+            "item in the order of `ItemTrie.item_ids`."
         )
     wrong = ~(item_scores.isfinite() & (item_scores >= 0))
     if wrong.any():
@@ -193,8 +193,8 @@ def check_item_scores(item_scores: Tensor, num_items: int, num_prefixes: int, ro
         rows = torch.arange(num_prefixes, device=item_scores.device)
     if len(rows) != num_prefixes or (len(rows) and not 0 <= int(rows.min()) <= int(rows.max()) < len(item_scores)):
         raise ValueError(
-            f"Got {num_prefixes} prefixes for {len(item_scores)} rows of item scores. Pass `rows`, one valid row index for "
-            "each prefix."
+            f"Got {num_prefixes} prefixes for {len(item_scores)} rows of item scores. Pass `rows`, one valid row "
+            "index for each prefix."
         )
     return rows.to(item_scores.device)  # (N,)
 
@@ -212,9 +212,7 @@ def _pad(
         raise TypeError("Token sequences must hold integer token ids. Tokenize texts first.") from error
     ids = list(sequences)
     if not lengths.all():
-        raise ValueError(
-            f"Item {ids[lengths.argmin()]!r} has an empty token sequence. Give it a text or leave it out."
-        )
+        raise ValueError(f"Item {ids[lengths.argmin()]!r} has no tokens. Give it a text or leave it out.")
     owners = np.repeat(np.arange(len(ids)), lengths)
     if flat.min() < 0:
         item_id, token = ids[owners[flat.argmin()]], flat.min()
@@ -242,6 +240,6 @@ def _refuse_prefixes(
     if len(clashes):
         short, long = order[clashes[0]], order[clashes[0] + 1]
         raise ValueError(
-            f"The token sequence of item {ids[short]!r} is the start of that of item {ids[long]!r}, so that decoding could "
-            f"not tell them apart ({len(clashes)} such pairs). Pass `end_token_id` to end every sequence."
+            f"The token sequence of item {ids[short]!r} is the start of that of item {ids[long]!r}, so that decoding "
+            f"could not tell them apart ({len(clashes)} such pairs). Pass `end_token_id` to end every sequence."
         )
