@@ -1,0 +1,266 @@
+"""
+Hit@K, NDCG@K and MRR on expected ranks, their standard errors, and the paired test between two runs.
+
+Every metric is a pure function of two arrays over users: `starts`, the first rank the target can have (1 is best,
+`inf` when the target was not retrieved), and `ties`, how many items share its place. Items with one token sequence
+cannot be told apart by the language model, so the target sits at each of the ranks `start .. start + ties - 1` with
+equal chance and a metric is its expectation over them: sharing an ID is no free hit.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import datasets
+import evaluate
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+
+Floats = NDArray[np.float64]
+
+_RANK_GAIN = {
+    "hit": lambda rank, k: rank <= k,
+    "ndcg": lambda rank, k: (rank <= k) / np.log2(rank + 1.0),
+    "mrr": lambda rank, k: 1.0 / rank,
+}
+
+
+def _expectation(metric: str, starts: ArrayLike, ties: ArrayLike, k: float) -> Floats:
+    start, tie = np.asarray(starts, dtype=np.float64), np.asarray(ties, dtype=np.int64)  # (U,), (U,)
+    if start.shape != tie.shape or start.ndim != 1:
+        raise ValueError(f"got starts of shape {start.shape} and ties of shape {tie.shape}; expected two equal (U,)")
+    if not (np.all(start >= 1) and np.all(tie >= 1)):
+        raise ValueError("ranks start at 1 and at least one item (the target) sits at its place; use inf for no rank")
+    if not k >= 1:
+        raise ValueError(f"got k={k}; expected a cut-off of at least 1")
+    total = np.zeros_like(start)  # (U,)
+    for offset in range(int(tie.max(initial=0))):
+        total += np.where(offset < tie, _RANK_GAIN[metric](start + offset, k), 0.0)
+    return total / tie
+
+
+def hit_rate(starts: ArrayLike, ties: ArrayLike, k: int) -> Floats:
+    """
+    Chance that the target is among the first `k`, one value a user.
+
+    Args:
+        starts (`np.ndarray` of shape `(U,)`):
+            First rank the target can have, from 1; `inf` where it was not retrieved.
+        ties (`np.ndarray` of shape `(U,)`):
+            Number of items that share the target's place, the target included.
+        k (`int`):
+            Cut-off.
+
+    Returns:
+        `np.ndarray` of shape `(U,)`, between 0 and 1.
+
+    Raises:
+        `ValueError`: for a rank below 1, an empty place, arrays of different shape, or `k` below 1.
+
+    Example:
+
+    ```python
+    >>> hit_rate(starts=[1, 10, 11], ties=[1, 2, 1], k=10).tolist()
+    [1.0, 0.5, 0.0]
+
+    ```
+    """
+    return _expectation("hit", starts, ties, k)
+
+
+def ndcg(starts: ArrayLike, ties: ArrayLike, k: int) -> Floats:
+    """
+    Expected NDCG@k of one relevant item, `1 / log2(rank + 1)` within the first `k`. Arguments as in [`hit_rate`].
+
+    ```python
+    >>> ndcg(starts=[1, 3, 11], ties=[1, 1, 1], k=10).tolist()
+    [1.0, 0.5, 0.0]
+
+    ```
+    """
+    return _expectation("ndcg", starts, ties, k)
+
+
+def reciprocal_rank(starts: ArrayLike, ties: ArrayLike) -> Floats:
+    """
+    Expected `1 / rank`; 0 where the target was not retrieved. Arguments as in [`hit_rate`]. With beam search the list
+    ends after the beams, so the mean (MRR) is a lower bound of the one over the whole catalogue.
+
+    ```python
+    >>> reciprocal_rank(starts=[1, 2, float("inf")], ties=[1, 1, 1]).tolist()
+    [1.0, 0.5, 0.0]
+
+    ```
+    """
+    return _expectation("mrr", starts, ties, math.inf)
+
+
+def metric_values(starts: ArrayLike, ties: ArrayLike, k: Sequence[int] = (1, 5, 10)) -> dict[str, Floats]:
+    """
+    Every metric by its name (`hit@k` for each k, `ndcg@k` for each k above 1, `mrr`), one value a user.
+
+    NDCG@1 is Hit@1 and is left out.
+    """
+    values = {f"hit@{cut}": hit_rate(starts, ties, cut) for cut in k}
+    values |= {f"ndcg@{cut}": ndcg(starts, ties, cut) for cut in k if cut > 1}
+    return values | {"mrr": reciprocal_rank(starts, ties)}
+
+
+def standard_error(values: ArrayLike) -> float:
+    """Standard error of the mean over users (`ddof=1`); `nan` for fewer than two users."""
+    array = np.asarray(values, dtype=np.float64)
+    return float(array.std(ddof=1) / math.sqrt(array.size)) if array.size > 1 else math.nan
+
+
+@dataclass(frozen=True)
+class PairedTest:
+    """
+    Outcome of [`paired_test`].
+
+    Attributes:
+        difference (`float`): Mean of `a - b` over users.
+        standard_error (`float`): Standard error of that mean.
+        p_value (`float`): Two-sided p-value of "the mean difference is 0" by Student's t.
+        users (`int`): Number of users.
+    """
+
+    difference: float
+    standard_error: float
+    p_value: float
+    users: int
+
+
+def paired_test(a: ArrayLike, b: ArrayLike) -> PairedTest:
+    """
+    Paired t-test between two runs that were measured on the same users.
+
+    Args:
+        a, b (`np.ndarray` of shape `(U,)`):
+            Values of one metric, user by user, in the same order.
+
+    Returns:
+        [`PairedTest`]
+
+    Raises:
+        `ValueError`: when the arrays differ in shape or hold fewer than two users.
+    """
+    first, second = np.asarray(a, dtype=np.float64), np.asarray(b, dtype=np.float64)
+    if first.shape != second.shape or first.ndim != 1 or first.size < 2:
+        raise ValueError(
+            f"got values of shape {first.shape} and {second.shape}; a paired test needs the same two or more users, "
+            "in one order, on both sides"
+        )
+    difference = first - second
+    mean, error = float(difference.mean()), standard_error(difference)
+    if error == 0.0:
+        return PairedTest(mean, 0.0, 1.0 if mean == 0.0 else 0.0, first.size)
+    return PairedTest(mean, error, _student_p_value(mean / error, first.size - 1), first.size)
+
+
+def _student_p_value(statistic: float, freedom: int) -> float:
+    """Two-sided tail of Student's t: with `t = sqrt(f) tan(x)` its density is proportional to `cos(x) ** (f - 1)`."""
+    start = math.atan(abs(statistic) / math.sqrt(freedom))
+    # Beyond 40 widths of the density nothing is left in float64.
+    angles = np.linspace(start, min(math.pi / 2, start + 40 / math.sqrt(freedom)), 20_001)
+    with np.errstate(divide="ignore"):
+        log_density = (freedom - 1) * np.log(np.cos(angles).clip(min=0.0)) if freedom > 1 else np.zeros_like(angles)
+    log_scale = math.lgamma((freedom + 1) / 2) - math.lgamma(freedom / 2) - math.log(math.pi) / 2
+    return min(1.0, 2 * float(np.trapezoid(np.exp(log_density + log_scale), angles)))
+
+
+def expected_ranks(
+    predictions: Sequence[Sequence[Any]], references: Sequence[Any], scores: Sequence[Sequence[float]] | None = None
+) -> tuple[Floats, NDArray[np.int64]]:
+    """
+    Expected ranks of the targets in ranked lists.
+
+    Args:
+        predictions (`list[list]`):
+            One ranked list of distinct items a user, best first.
+        references (`list`):
+            The target of each user.
+        scores (`list[list[float]]`, *optional*):
+            Scores of `predictions`; neighbours with equal scores share a place. Without them no two items do.
+
+    Returns:
+        `tuple` of `starts` and `ties`, both of shape `(U,)`, as [`hit_rate`] takes them.
+
+    Raises:
+        `ValueError`: for lists of different length, or an item listed twice for one user.
+    """
+    if len(predictions) != len(references) or (scores is not None and len(scores) != len(predictions)):
+        raise ValueError(f"got {len(predictions)} ranked lists for {len(references)} targets; expected one for each")
+    starts, ties = np.full(len(references), np.inf), np.ones(len(references), dtype=np.int64)
+    for row, (items, target) in enumerate(zip(predictions, references, strict=True)):
+        if len(set(items)) != len(items):
+            raise ValueError(f"row {row} recommends an item twice; remove duplicates before measuring")
+        if target not in items:
+            continue
+        place = list(items).index(target)
+        row_scores = scores[row] if scores is not None else range(len(items))
+        if len(row_scores) != len(items):
+            raise ValueError(f"row {row} has {len(items)} items but {len(row_scores)} scores; expected one for each")
+        same = [index for index, score in enumerate(row_scores) if score == row_scores[place]]
+        starts[row], ties[row] = same[0] + 1, len(same)
+    return starts, ties
+
+
+_ARGUMENTS = """
+Args:
+    predictions (`list[list[str]]`): One ranked list of distinct item ids a user, best first.
+    references (`list[str]`): The target item of each user.
+    scores (`list[list[float]]`, *optional*): Scores of the predictions; items with equal scores share a place, and
+        the metric is its expectation over their order.
+"""
+
+
+class _RankingMetric(evaluate.Metric):  # type: ignore[misc]
+    def _info(self) -> evaluate.MetricInfo:
+        return evaluate.MetricInfo(
+            description=(self.__doc__ or "").strip(),
+            citation="",
+            inputs_description=_ARGUMENTS,
+            features=datasets.Features(
+                {"predictions": datasets.List(datasets.Value("string")), "references": datasets.Value("string")}
+            ),
+        )
+
+
+class HitRate(_RankingMetric):
+    """Hit@k: the share of users whose target is among the first `k` items. Works offline."""
+
+    def _compute(
+        self,
+        predictions: Sequence[Sequence[str]],
+        references: Sequence[str],
+        k: int = 10,
+        scores: Sequence[Sequence[float]] | None = None,
+    ) -> dict[str, float]:
+        return {f"hit@{k}": float(hit_rate(*expected_ranks(predictions, references, scores), k).mean())}
+
+
+class NDCG(_RankingMetric):
+    """NDCG@k with one relevant item a user: `1 / log2(rank + 1)` within the first `k`. Works offline."""
+
+    def _compute(
+        self,
+        predictions: Sequence[Sequence[str]],
+        references: Sequence[str],
+        k: int = 10,
+        scores: Sequence[Sequence[float]] | None = None,
+    ) -> dict[str, float]:
+        return {f"ndcg@{k}": float(ndcg(*expected_ranks(predictions, references, scores), k).mean())}
+
+
+class MRR(_RankingMetric):
+    """Mean reciprocal rank over the given lists; a target that is in no list counts 0. Works offline."""
+
+    def _compute(
+        self,
+        predictions: Sequence[Sequence[str]],
+        references: Sequence[str],
+        scores: Sequence[Sequence[float]] | None = None,
+    ) -> dict[str, float]:
+        return {"mrr": float(reciprocal_rank(*expected_ranks(predictions, references, scores)).mean())}

@@ -1,0 +1,169 @@
+"""Metrics, proved by hand arithmetic; `log2(3) = 1.585`."""
+
+import math
+
+import numpy as np
+import pytest
+
+from ilrec_trl.evaluation.metrics import (
+    MRR,
+    NDCG,
+    HitRate,
+    _student_p_value,
+    expected_ranks,
+    hit_rate,
+    metric_values,
+    ndcg,
+    paired_test,
+    reciprocal_rank,
+    standard_error,
+)
+from tests.references import naive_expected_metrics
+
+
+INF = float("inf")
+LOG2_3 = math.log2(3)
+
+
+@pytest.mark.parametrize(
+    ("start", "ties", "k", "expected"),
+    [
+        (1, 1, 1, 1.0),
+        (2, 1, 1, 0.0),
+        (10, 1, 10, 1.0),
+        (11, 1, 10, 0.0),
+        (1, 3, 1, 1 / 3),  # the target is first in one order of three
+        (4, 3, 5, 2 / 3),  # ranks 4, 5, 6: two of them within 5
+        (INF, 1, 10, 0.0),
+    ],
+)
+def test_hit_rate(start, ties, k, expected):
+    assert hit_rate([start], [ties], k)[0] == pytest.approx(expected, abs=1e-15)
+
+
+@pytest.mark.parametrize(
+    ("start", "ties", "k", "expected"),
+    [
+        (1, 1, 5, 1.0),
+        (2, 1, 5, 1 / LOG2_3),
+        (3, 1, 5, 1 / 2),
+        (6, 1, 5, 0.0),
+        (1, 3, 5, (1 + 1 / LOG2_3 + 1 / 2) / 3),
+        (3, 2, 3, (1 / 2) / 2),  # ranks 3 and 4, the second beyond the cut-off
+        (INF, 2, 5, 0.0),
+    ],
+)
+def test_ndcg(start, ties, k, expected):
+    assert ndcg([start], [ties], k)[0] == pytest.approx(expected, abs=1e-15)
+
+
+def test_reciprocal_rank():
+    values = reciprocal_rank([1, 2, 3, 1, INF], [1, 1, 2, 3, 1])
+    assert values == pytest.approx([1, 1 / 2, (1 / 3 + 1 / 4) / 2, (1 + 1 / 2 + 1 / 3) / 3, 0], abs=1e-15)
+
+
+def test_metrics_equal_their_naive_twin():
+    generator = np.random.default_rng(0)
+    starts = generator.integers(1, 30, 200).astype(float)
+    starts[generator.random(200) < 0.3] = INF
+    ties = generator.integers(1, 5, 200)
+    for name, values in metric_values(starts, ties, k=(1, 5, 10)).items():
+        naive = [naive_expected_metrics(start, tie)[name] for start, tie in zip(starts, ties, strict=True)]
+        assert values == pytest.approx(naive, abs=1e-12), name
+
+
+def test_names_of_the_metrics():
+    assert list(metric_values([1], [1])) == ["hit@1", "hit@5", "hit@10", "ndcg@5", "ndcg@10", "mrr"]
+
+
+@pytest.mark.parametrize(
+    ("starts", "ties", "k", "message"),
+    [
+        ([0], [1], 1, "ranks start at 1"),
+        ([1], [0], 1, "at least one item"),
+        ([1, 2], [1], 1, r"shape \(2,\) and ties of shape \(1,\)"),
+        ([1], [1], 0, "got k=0"),
+        ([float("nan")], [1], 1, "ranks start at 1"),
+    ],
+)
+def test_refusals(starts, ties, k, message):
+    with pytest.raises(ValueError, match=message):
+        hit_rate(starts, ties, k)
+
+
+def test_standard_error():
+    # Mean 1/2, squared deviations 4 * 1/4 = 1, variance 1/3, over 4 users.
+    assert standard_error([0, 1, 0, 1]) == pytest.approx(math.sqrt(1 / 3 / 4))
+    assert math.isnan(standard_error([1.0]))
+
+
+def test_paired_test_by_hand():
+    # Differences 1, 0, 1, 0: mean 1/2, standard error sqrt(1/12), t = sqrt(3) at 3 degrees of freedom.
+    outcome = paired_test([1, 1, 1, 0], [0, 1, 0, 0])
+    t = math.sqrt(3)
+    # P(|T| > t) at 3 degrees of freedom, in closed form.
+    p_value = 1 - 2 / math.pi * (math.atan(t / math.sqrt(3)) + t * math.sqrt(3) / (t**2 + 3))
+    assert outcome.difference == 0.5
+    assert outcome.standard_error == pytest.approx(math.sqrt(1 / 12))
+    assert outcome.p_value == pytest.approx(p_value, rel=1e-6)
+    assert outcome.users == 4
+
+
+@pytest.mark.parametrize("statistic", [0.0, 0.3, 1.0, 2.5, 8.0])
+def test_student_tail_in_closed_form(statistic):
+    assert _student_p_value(statistic, 1) == pytest.approx(1 - 2 / math.pi * math.atan(statistic), rel=1e-6)
+    assert _student_p_value(statistic, 2) == pytest.approx(1 - statistic / math.sqrt(2 + statistic**2), rel=1e-5)
+    # Many users: the normal distribution, up to a term of order 1 / freedom.
+    assert _student_p_value(statistic, 10**6) == pytest.approx(math.erfc(statistic / math.sqrt(2)), rel=1e-2)
+
+
+def test_paired_test_is_antisymmetric_and_sees_no_difference_in_equal_runs():
+    generator = np.random.default_rng(1)
+    a, b = generator.random(50), generator.random(50)
+    assert paired_test(a, b).difference == -paired_test(b, a).difference
+    assert paired_test(a, b).p_value == paired_test(b, a).p_value
+    assert paired_test(a, a).p_value == 1.0
+
+
+def test_paired_test_refuses_different_users():
+    with pytest.raises(ValueError, match=r"\(3,\) and \(2,\)"):
+        paired_test([1, 2, 3], [1, 2])
+
+
+def test_expected_ranks_of_lists():
+    lists = [["a", "b", "c"], ["a", "b", "c"], ["a", "b", "c"]]
+    starts, ties = expected_ranks(lists, ["b", "c", "x"])
+    assert starts.tolist() == [2, 3, INF]
+    assert ties.tolist() == [1, 1, 1]
+    starts, ties = expected_ranks(lists, ["b", "c", "x"], scores=[[0.5, 0.2, 0.2]] * 3)
+    assert starts.tolist() == [2, 2, INF]
+    assert ties.tolist() == [1 + 1, 2, 1]
+
+
+def test_expected_ranks_refuses_duplicates_and_missing_rows():
+    with pytest.raises(ValueError, match="row 0 recommends an item twice"):
+        expected_ranks([["a", "a"]], ["a"])
+    with pytest.raises(ValueError, match="1 ranked lists for 2 targets"):
+        expected_ranks([["a"]], ["a", "b"])
+
+
+def test_evaluate_metrics_offline(tmp_path, monkeypatch):
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    predictions, references = [["a", "b", "c"], ["a", "b", "c"], ["b", "c", "a"]], ["a", "c", "x"]
+
+    def compute(metric, **options):
+        return metric(cache_dir=str(tmp_path)).compute(predictions=predictions, references=references, **options)
+
+    assert compute(HitRate, k=1) == {"hit@1": pytest.approx(1 / 3)}
+    assert compute(HitRate, k=3) == {"hit@3": pytest.approx(2 / 3)}
+    assert compute(NDCG, k=3) == {"ndcg@3": pytest.approx(1 / 3 * (1 + 1 / 2))}
+    assert compute(MRR) == {"mrr": pytest.approx(1 / 3 * (1 + 1 / 3))}
+    tied = compute(NDCG, k=3, scores=[[1.0, 1.0, 0.5]] * 3)
+    assert tied == {"ndcg@3": pytest.approx(1 / 3 * ((1 + 1 / LOG2_3) / 2 + 1 / 2))}
+
+
+def test_evaluate_metrics_accumulate_batches(tmp_path):
+    metric = HitRate(cache_dir=str(tmp_path))
+    metric.add_batch(predictions=[["a", "b"]], references=["b"])
+    metric.add_batch(predictions=[["a", "b"], ["a", "b"]], references=["a", "c"])
+    assert metric.compute(k=2) == {"hit@2": pytest.approx(2 / 3)}
