@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import torch
 from safetensors.torch import load_file, save_file
@@ -71,7 +71,7 @@ class ItemTrie:
         self._copies: dict[torch.device, ItemTrie] = {}
 
     @classmethod
-    def from_sequences(cls, sequences: Mapping[ItemId, Sequence[int]], end_token_id: int | None = None) -> ItemTrie:
+    def from_sequences(cls, sequences: Mapping[Any, Sequence[int]], end_token_id: int | None = None) -> ItemTrie:
         """
         Build the trie by one lexicographic sort.
 
