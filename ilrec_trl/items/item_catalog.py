@@ -155,7 +155,7 @@ class ItemCatalog:
         """
         vocabulary = tokenizer.get_vocab()
         tokenizer.add_tokens([token for token in self.tokens if token not in vocabulary])
-        if model is not None and model.get_input_embeddings().weight.shape[0] < len(tokenizer):
+        if model is not None and model.get_input_embeddings().num_embeddings < len(tokenizer):
             model.resize_token_embeddings(len(tokenizer))
         return tokenizer.convert_tokens_to_ids(self.tokens)
 

@@ -208,7 +208,7 @@ class ItemTrie:
             `torch.Tensor` of shape `(N, V)` and type bool. A row of a complete item or of no item at all is False
             throughout; what that means is the caller's to decide.
         """
-        self._check_vocab_size(vocab_size)
+        self.check_vocab_size(vocab_size)
         nodes = self.nodes(prefixes)
         rows, tokens, _ = self.children(nodes)
         mask = torch.zeros(len(nodes), vocab_size, dtype=torch.bool, device=nodes.device)  # (N, V)
@@ -239,7 +239,7 @@ class ItemTrie:
             `torch.Tensor` of shape `(N, V)` and type float32. Each row sums to 1, or is 0 where no item is below the
             prefix, or none of them has any mass, or the prefix is a complete item.
         """
-        self._check_vocab_size(vocab_size)
+        self.check_vocab_size(vocab_size)
         trie = self.to(item_scores.device)
         nodes = trie.nodes(prefixes).to(item_scores.device)
         rows = check_item_scores(item_scores, len(self), len(nodes), rows)
@@ -258,6 +258,11 @@ class ItemTrie:
         """Ids of the items whose sequence starts with `prefix`, in trie order."""
         node = int(self.nodes([prefix]))
         return self.items_below(node) if node >= 0 else []
+
+    def num_items_below(self, nodes: Tensor) -> Tensor:
+        """Number of items `(N,)` below each of `nodes` `(N,)`."""
+        arrays = self.to(nodes.device).arrays
+        return arrays.item_end[nodes] - arrays.item_start[nodes]
 
     def items_below(self, node: int) -> list[ItemId]:
         """Ids of the items below a node; for a leaf, the items that share its sequence."""
@@ -291,7 +296,8 @@ class ItemTrie:
         arrays = TrieArrays(**load_file(Path(directory) / "trie.safetensors"))
         return cls(about["item_ids"], arrays, about["end_token_id"])
 
-    def _check_vocab_size(self, vocab_size: int) -> None:
+    def check_vocab_size(self, vocab_size: int) -> None:
+        """Refuse a vocabulary that lacks tokens of the catalogue."""
         if self.arrays.max_token >= vocab_size:
             raise ValueError(
                 f"The catalogue uses token {self.arrays.max_token}, but the vocabulary has {vocab_size} entries. Add "

@@ -104,6 +104,10 @@ class TrieArrays:
             masses[doubtful] = exact.index_add_(0, edges, item_scores[score_rows[doubtful][edges], items].double())
         return edge_rows, tokens, masses.clamp(min=0)
 
+    def parent(self, nodes: Tensor) -> Tensor:
+        """Node `(N,)` above each of `nodes` `(N,)`, none of them the root."""
+        return self.edge_keys[nodes - 1] // (self.max_token + 1)
+
     def path(self, node: int) -> list[int]:
         """Tokens from the root to `node`."""
         tokens: list[int] = []

@@ -1,0 +1,136 @@
+"""One pass over the prompts, then several continuations of each: the part of beam search that touches the model."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from typing import Any, cast
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+from transformers.cache_utils import DynamicLayer
+
+
+class PromptDecoder:
+    """
+    Encode left-padded prompts once and decode several continuations of each, token by token.
+
+    Where the model's attention takes a mask of any shape (`sdpa` and `eager`, all layers with full attention), the
+    continuations of a prompt are further positions of the prompt's own row, and a mask shows each of them the prompt
+    and its own tokens only: the prompt's keys and values are neither copied for the beams nor moved when beams change
+    places. Otherwise the cache is repeated for the beams, as `generate` does.
+
+    Args:
+        model (`PreTrainedModel`):
+            Causal language model, or a PEFT model of one.
+        input_ids (`torch.Tensor` of shape `(B, S)`):
+            Prompts, padded on the left.
+        attention_mask (`torch.Tensor` of shape `(B, S)`):
+            1 on the prompts' tokens, 0 on padding.
+
+    Attributes:
+        logits (`torch.Tensor` of shape `(B, W, V)`):
+            Logits of the next token after each of the `W` latest continuations; `W` is 1 at first.
+    """
+
+    def __init__(self, model: PreTrainedModel, input_ids: Tensor, attention_mask: Tensor) -> None:
+        _check_left_padding(input_ids, attention_mask)
+        self._forward = cast(Callable[..., Any], model)
+        base = model.get_base_model() if hasattr(model, "get_base_model") else model
+        self._parameters = inspect.signature(base.forward).parameters
+        self._prompt_mask = attention_mask.bool()  # (B, S)
+        self._lengths = attention_mask.sum(dim=1)  # (B,)
+        self._steps = 0
+        positions = (attention_mask.cumsum(dim=1) - 1).clamp(min=0)  # (B, S)
+        outputs = self._call(input_ids, attention_mask, positions)
+        self.logits: Tensor = outputs.logits[:, -1:]  # (B, 1, V)
+        self._attention = base.config.get_text_config()._attn_implementation
+        self._shares_rows = (
+            self._attention in ("sdpa", "eager")
+            and "position_ids" in self._parameters
+            and not getattr(base.config, "alibi", False)
+            and all(type(layer) is DynamicLayer for layer in getattr(self._cache, "layers", [None]))
+        )
+        # Which of the columns behind the prompt each continuation sees: its own tokens.
+        self._own = attention_mask.new_zeros(len(input_ids), 1, 0, dtype=torch.bool)  # (B, W, C)
+
+    def step(self, tokens: Tensor, parents: Tensor) -> Tensor:
+        """
+        Decode one token further.
+
+        Args:
+            tokens (`torch.Tensor` of shape `(B, W)`):
+                Next token of each continuation.
+            parents (`torch.Tensor` of shape `(B, W)`):
+                Which of the continuations before this step each one extends.
+
+        Returns:
+            `torch.Tensor` of shape `(B, W, V)`: logits of the token after it.
+        """
+        self.logits = self._step_in_row(tokens, parents) if self._shares_rows else self._step_apart(tokens, parents)
+        self._steps += 1
+        return self.logits
+
+    def _step_in_row(self, tokens: Tensor, parents: Tensor) -> Tensor:
+        batch, width = tokens.shape
+        own = self._own.gather(1, parents[:, :, None].expand(-1, -1, self._own.shape[2]))  # (B, W, C)
+        own = self._drop_unseen(own, keep=width)
+        itself = torch.eye(width, dtype=torch.bool, device=tokens.device).expand(batch, -1, -1)  # (B, W, W)
+        self._own = torch.cat([own, itself], dim=2)  # (B, W, C + W)
+        prompt = self._prompt_mask[:, None].expand(-1, width, -1)  # (B, W, S)
+        mask = torch.cat([prompt, self._own], dim=2)[:, None]  # (B, 1, W, S + C + W)
+        if self._attention == "eager":
+            dtype = self.logits.dtype
+            mask = torch.zeros(mask.shape, dtype=dtype, device=mask.device).masked_fill(~mask, torch.finfo(dtype).min)
+        positions = (self._lengths[:, None] + self._steps).expand(-1, width)  # (B, W)
+        return self._call(tokens, mask, positions).logits
+
+    def _step_apart(self, tokens: Tensor, parents: Tensor) -> Tensor:
+        batch, width = tokens.shape
+        rows = torch.arange(batch, device=tokens.device)[:, None]
+        self._cache.reorder_cache((rows * self.logits.shape[1] + parents).flatten())
+        mask = self._prompt_mask.repeat_interleave(width, dim=0).long()  # (B * W, S)
+        mask = torch.nn.functional.pad(mask, (0, self._steps + 1), value=1)  # (B * W, S + steps)
+        positions = (self._lengths + self._steps).repeat_interleave(width)[:, None]  # (B * W, 1)
+        return self._call(tokens.reshape(-1, 1), mask, positions).logits.view(batch, width, -1)
+
+    def _drop_unseen(self, own: Tensor, keep: int) -> Tensor:
+        """Forget columns that no continuation sees any longer, once they outnumber what a step adds."""
+        seen = own.any(dim=1)  # (B, C)
+        most = int(seen.sum(dim=1).max()) if seen.shape[1] else 0
+        if seen.shape[1] - most <= keep:
+            return own
+        columns = seen.int().argsort(dim=1, descending=True, stable=True)[:, :most]  # (B, most)
+        start = self._prompt_mask.shape[1]
+        for layer in self._cache.layers:
+            for name in ("keys", "values"):
+                states = getattr(layer, name)  # (B, heads, S + C, head size)
+                where = columns[:, None, :, None].expand(-1, states.shape[1], -1, states.shape[3])
+                setattr(layer, name, torch.cat([states[:, :, :start], states[:, :, start:].gather(2, where)], dim=2))
+        return own.gather(2, columns[:, None].expand(-1, own.shape[1], -1))
+
+    def _call(self, input_ids: Tensor, attention_mask: Tensor, positions: Tensor) -> Any:
+        arguments = {"input_ids": input_ids, "attention_mask": attention_mask, "use_cache": True}
+        if "position_ids" in self._parameters:
+            arguments["position_ids"] = positions
+        if hasattr(self, "_cache"):
+            arguments["past_key_values"] = self._cache
+        elif "logits_to_keep" in self._parameters:
+            arguments["logits_to_keep"] = 1
+        outputs = self._forward(**arguments)
+        self._cache = outputs.past_key_values
+        return outputs
+
+
+def _check_left_padding(input_ids: Tensor, attention_mask: Tensor) -> None:
+    if attention_mask.shape != input_ids.shape:
+        raise ValueError(
+            f"Got input_ids of shape {tuple(input_ids.shape)} and attention_mask of shape "
+            f"{tuple(attention_mask.shape)}, expected the same."
+        )
+    if (attention_mask[:, 1:] < attention_mask[:, :-1]).any() or not attention_mask[:, -1].all():
+        raise ValueError(
+            "Prompts must be padded on the left and hold at least one token each: the last column of attention_mask "
+            "must be 1. Set `tokenizer.padding_side = 'left'`."
+        )
