@@ -1,0 +1,96 @@
+"""The collator that marks which tokens belong to which target item."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from ._trl import DataCollatorForLanguageModeling, pad
+
+#: Columns beside the tokens that reward functions read; a row's `item` may be a list, one entry a target.
+REWARD_COLUMNS = ("history", "item", "user")
+
+
+@dataclass
+class DataCollatorForItemCompletion(DataCollatorForLanguageModeling):
+    """
+    TRL's collator for language modeling, and which tokens belong to which target item.
+
+    Besides the keys of [`~trl.trainer.sft_trainer.DataCollatorForLanguageModeling`] the batch holds:
+
+    - `"target_items"` (`torch.Tensor` of shape `(B, S)`): 0 on tokens of no target item, n on the tokens of the batch's
+      n-th target item (from 1, over all rows in order), and -n on the end-of-sequence token that closes it.
+    - `"history"` (`list[list]`, one entry a target item): the items before that target, for rows that have a `history`
+      column. In a row of several targets, those before a target belong to its history.
+    - `"item"` and `"user"` (`list`, one entry a target item): for rows that have these columns.
+
+    A row says which of its tokens are targets by a `target_items` list of its own, numbered from 1, which
+    [`ILRecTrainer`] adds during preparation. Without it every token that has a label is one target.
+
+    Args:
+        eos_token_id (`int`, *optional*):
+            End-of-sequence token, told apart in rows without a `target_items` list.
+        pad_token_id, padding_free, return_position_ids, pad_to_multiple_of, return_tensors:
+            See [`~trl.trainer.sft_trainer.DataCollatorForLanguageModeling`].
+
+    Example:
+
+    ```python
+    >>> from ilrec_trl import DataCollatorForItemCompletion
+
+    >>> collator = DataCollatorForItemCompletion(pad_token_id=0, eos_token_id=9)
+    >>> batch = collator(
+    ...     [
+    ...         {"input_ids": [1, 2, 3, 9], "labels": [-100, 2, 3, 9], "history": ["a"], "item": "b"},
+    ...         {"input_ids": [4, 5], "labels": [-100, 5], "history": ["c"], "item": "d"},
+    ...     ]
+    ... )
+    >>> batch["target_items"].tolist()
+    [[0, 1, 1, -1], [0, 2, 0, 0]]
+    >>> batch["history"], batch["item"]
+    ([['a'], ['c']], ['b', 'd'])
+
+    ```
+    """
+
+    eos_token_id: int | None = None
+
+    def torch_call(self, examples: list[dict[str, Any]]) -> dict[str, Any]:
+        output = super().torch_call(examples)
+        rows, offset = [], 0
+        for example in examples:
+            numbers = torch.tensor(self._row_targets(example))  # (S,)
+            rows.append(numbers + numbers.sign() * offset)
+            offset += self._count_targets(example, numbers)
+        if self.padding_free:
+            rows = [torch.cat(rows)]
+        target_items = pad(rows, padding_value=0, padding_side="right", pad_to_multiple_of=self.pad_to_multiple_of)
+        # TRL masks the first label of each padding-free sequence
+        output["target_items"] = target_items.masked_fill(output["labels"] == -100, 0)
+        for column in REWARD_COLUMNS:
+            if column in examples[0]:
+                output[column] = [value for example in examples for value in self._per_target(example, column)]
+        return output
+
+    def _row_targets(self, example: dict[str, Any]) -> list[int]:
+        if "target_items" in example:
+            return example["target_items"]
+        labels = example.get("labels", example["input_ids"])
+        return [0 if label == -100 else -1 if label == self.eos_token_id else 1 for label in labels]
+
+    @staticmethod
+    def _count_targets(example: dict[str, Any], numbers: torch.Tensor) -> int:
+        items = example.get("item")
+        return len(items) if isinstance(items, list) else max(int(numbers.abs().max()), 1)
+
+    @classmethod
+    def _per_target(cls, example: dict[str, Any], column: str) -> list[Any]:
+        """The value of a column for each target item of a row."""
+        items, value = example.get("item"), example[column]
+        if not isinstance(items, list):
+            return [value]
+        if column == "history":
+            return [value + items[:position] for position in range(len(items))]
+        return value if column == "item" else [value] * len(items)

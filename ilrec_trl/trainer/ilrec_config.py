@@ -1,0 +1,130 @@
+"""Configuration of [`ILRecTrainer`]."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import dataclass, field
+
+from trl import SFTConfig
+
+
+@dataclass
+class ILRecConfig(SFTConfig):
+    r"""
+    Configuration of the [`ILRecTrainer`]: every field of [`~trl.SFTConfig`], and those of ILRec
+    (https://huggingface.co/papers/2602.17410). With `cpo_beta`, `cpd_weight` and `crr_weight` at 0 training is SFT.
+
+    Parameters:
+        intermediate_layers (`int`, `list[int]` or `str`, *optional*, defaults to `"auto"`):
+            Decoder layers that negatives are mined from. A count: so many layers just before the last. A list: 0-based
+            indices, negative ones from the end; never the last layer itself. `"auto"`: three layers, or fewer in a
+            model of less than four.
+        negative_selection (`str`, *optional*, defaults to `"threshold"`):
+            `"threshold"` (the paper): a token is a negative where the layers give it at least `negative_threshold`
+            times the probability of the target. `"top_k"`: each layer's `negative_top_k` most probable tokens.
+        negative_threshold (`float`, *optional*, defaults to `0.8`):
+            The paper's alpha, at least 0.
+        negative_top_k (`int`, *optional*, defaults to `5`):
+            Negatives that each layer contributes with `negative_selection="top_k"`.
+        restrict_to_items (`bool`, *optional*, defaults to `True`):
+            Mine only among the tokens that can follow the target's prefix in some item. Used when the trainer is given
+            an `item_trie`.
+        cpo_beta (`float`, *optional*):
+            Strength of the penalty on the negatives. `None`: 3 when negatives are mined among an `item_trie`'s
+            continuations, 1 otherwise.
+        cpo_penalty (`str`, *optional*, defaults to `"additive"`):
+            `"additive"` or `"multiplicative"`, see [`cross_layer_preference_loss`].
+        cpd_weight (`float`, *optional*, defaults to `0.05`):
+            Weight of the distillation of the intermediate layers from the last one (the paper's lambda).
+        crr_weight (`float`, *optional*):
+            Weight of the collaborative rewards (the paper's mu). `None`: 1 when the trainer is given a `reward_func`, 0
+            otherwise.
+        crr_scope (`str`, *optional*, defaults to `"prefix"`):
+            Tokens that share the reward: `"negatives"` (the paper), the target and its mined negatives; `"prefix"`, all
+            continuations of the prefix.
+        crr_temperature (`float`, *optional*, defaults to `1.0`):
+            Temperature of the rewards, above 0; lower is sharper.
+    """
+
+    # `HfArgumentParser` takes the first member beside `str` as the type of the command-line flag
+    intermediate_layers: int | str | list[int] = field(
+        default="auto",
+        metadata={
+            "help": "Decoder layers that negatives are mined from: a count of layers just before the last, a list of "
+            "0-based indices (in a YAML file), or 'auto' (three, fewer in a model of less than four layers)."
+        },
+    )
+    negative_selection: str = field(
+        default="threshold",
+        metadata={"help": "How negatives are selected.", "choices": ["threshold", "top_k"]},
+    )
+    negative_threshold: float = field(
+        default=0.8,
+        metadata={"help": "A negative has at least this fraction of the target's probability (the paper's alpha)."},
+    )
+    negative_top_k: int = field(
+        default=5, metadata={"help": "Negatives that each layer contributes with negative_selection='top_k'."}
+    )
+    restrict_to_items: bool = field(
+        default=True, metadata={"help": "Mine only among the continuations that the catalogue allows."}
+    )
+    cpo_beta: float | None = field(
+        default=None,
+        metadata={"help": "Strength of the penalty on negatives. None: 3 with an item trie, 1 without."},
+    )
+    cpo_penalty: str = field(
+        default="additive",
+        metadata={"help": "Form of the penalty.", "choices": ["additive", "multiplicative"]},
+    )
+    cpd_weight: float = field(
+        default=0.05, metadata={"help": "Weight of the cross-layer distillation (the paper's lambda)."}
+    )
+    crr_weight: float | None = field(
+        default=None,
+        metadata={"help": "Weight of the collaborative rewards (the paper's mu). None: 1 with a reward, else 0."},
+    )
+    crr_scope: str = field(
+        default="prefix",
+        metadata={"help": "Tokens that share the reward.", "choices": ["negatives", "prefix"]},
+    )
+    crr_temperature: float = field(default=1.0, metadata={"help": "Temperature of the rewards."})
+
+    def __post_init__(self):
+        super().__post_init__()
+        self.intermediate_layers = _parse_layers(self.intermediate_layers)
+        for name, choices in _CHOICES.items():
+            if getattr(self, name) not in choices:
+                raise ValueError(f"`{name}` must be one of {choices}, got {getattr(self, name)!r}.")
+        for name in ("negative_threshold", "cpo_beta", "cpd_weight", "crr_weight"):
+            value = getattr(self, name)
+            if value is not None and not (math.isfinite(value) and value >= 0):
+                raise ValueError(f"`{name}` must be a finite number of at least 0, got {value!r}.")
+        if not (math.isfinite(self.crr_temperature) and self.crr_temperature > 0):
+            raise ValueError(f"`crr_temperature` must be a finite number above 0, got {self.crr_temperature!r}.")
+        if self.negative_top_k < 1:
+            raise ValueError(f"`negative_top_k` must be at least 1, got {self.negative_top_k!r}.")
+
+
+_CHOICES = {
+    "negative_selection": ("threshold", "top_k"),
+    "cpo_penalty": ("additive", "multiplicative"),
+    "crr_scope": ("negatives", "prefix"),
+}
+
+
+def _parse_layers(layers: int | str | list[int]) -> int | str | list[int]:
+    """Read the forms that a YAML file or a command line gives, and refuse what is neither."""
+    if isinstance(layers, str) and layers != "auto":
+        try:
+            layers = json.loads(layers)
+        except json.JSONDecodeError:
+            pass
+    is_count = isinstance(layers, int) and not isinstance(layers, bool) and layers >= 1
+    is_list = isinstance(layers, list) and layers and all(type(layer) is int for layer in layers)
+    if layers != "auto" and not is_count and not is_list:
+        raise ValueError(
+            "`intermediate_layers` must be a count of at least 1, a non-empty list of layer indices, or 'auto', got "
+            f"{layers!r}."
+        )
+    return layers

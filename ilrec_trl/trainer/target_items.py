@@ -1,0 +1,185 @@
+"""Which tokens of a prepared row belong to which target item, and every reason to refuse a row before training."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedTokenizerBase
+
+from ..items.item_trie import ItemTrie
+
+
+@dataclass
+class TargetMarker:
+    """
+    Marks the target items of the rows of a prepared data set, called by `datasets.Dataset.map` with indices.
+
+    Args:
+        tokenizer ([`~transformers.PreTrainedTokenizerBase`]):
+            Tokenizer of the model.
+        item_trie ([`ItemTrie`], *optional*):
+            The catalogue. Without it a row's target is all of its completion.
+        dataset_name (`str`):
+            Name of the data set in error messages.
+        templated (`bool`):
+            Whether a chat template put tokens of its own around the items.
+        max_length (`int`, *optional*):
+            Rows may not lose target tokens by truncation to this length, in tokens.
+        truncation_mode (`str`, *optional*, defaults to `"keep_start"`):
+            Which end of a long row is kept.
+    """
+
+    tokenizer: PreTrainedTokenizerBase
+    item_trie: ItemTrie | None
+    dataset_name: str
+    templated: bool = False
+    max_length: int | None = None
+    truncation_mode: str = "keep_start"
+
+    def __call__(self, example: dict[str, Any], index: int) -> dict[str, list[int]]:
+        """
+        Returns:
+            `dict` with `target_items`: one number a token, see [`DataCollatorForItemCompletion`].
+
+        Raises:
+            `ValueError`: where a target is cut by truncation, the completion is no item of the trie or not the row's
+                `item`, or the history holds an unknown item.
+        """
+        row = f"{self.dataset_name} row {index}"
+        if self.item_trie is not None:
+            self._check_items(example, row)
+        completion = _completion_positions(example)
+        if not completion:
+            raise ValueError(
+                f"{row}: the completion has no tokens with a label, so there is no target item to learn. Remove the row "
+                "or give it a completion."
+            )
+        self._check_truncation(example, completion, row)
+        numbers = [0] * len(example["input_ids"])
+        for position, number in self._number(example, completion, row):
+            numbers[position] = number
+        return {"target_items": numbers}
+
+    def _check_items(self, example: dict[str, Any], row: str) -> None:
+        unknown = [item for item in example.get("history") or [] if item not in self.item_trie]
+        if unknown:
+            raise ValueError(
+                f"{row}: the history holds {unknown[0]!r} ({type(unknown[0]).__name__}), which is not an item of "
+                f"`item_trie` (ids such as {self.item_trie.item_ids[0]!r}). Add the item to the catalogue, or remove it "
+                "from the history."
+            )
+
+    def _check_truncation(self, example: dict[str, Any], completion: list[int], row: str) -> None:
+        length = len(example["input_ids"])
+        if self.max_length is None or length <= self.max_length:
+            return
+        kept_from = length - self.max_length
+        cut = completion[0] < kept_from if self.truncation_mode == "keep_end" else completion[-1] >= self.max_length
+        if cut:
+            target = self.tokenizer.decode([example["input_ids"][position] for position in completion])
+            raise ValueError(
+                f"{row}: the row has {length} tokens, and truncating it to `max_length={self.max_length}` "
+                f"({self.truncation_mode}) would cut the target {target[-80:]!r}. Shorten the history in the prompt, or "
+                f"set `max_length` to at least {length}."
+            )
+
+    def _number(self, example: dict[str, Any], completion: list[int], row: str) -> list[tuple[int, int]]:
+        tokens = [example["input_ids"][position] for position in completion]
+        if self.item_trie is None:
+            return [(p, -1 if t == self.tokenizer.eos_token_id else 1) for p, t in zip(completion, tokens, strict=True)]
+        items = example.get("item")
+        several = isinstance(items, list)
+        expected = None if items is None else [self._sequence(item, row) for item in (items if several else [items])]
+        spans = self._find_expected(tokens, expected) if expected is not None else self._find_items(tokens)
+        if spans is None:
+            self._refuse(tokens, items, row)
+        numbered = []
+        for number, (start, end) in enumerate(spans, 1):
+            for offset in range(start, end):
+                is_end = tokens[offset] == self.tokenizer.eos_token_id and offset == end - 1
+                numbered.append((completion[offset], -number if is_end else number))
+        last = spans[-1][1]
+        if last < len(tokens) and tokens[last] == self.tokenizer.eos_token_id:
+            numbered.append((completion[last], -len(spans)))
+        return numbered
+
+    def _sequence(self, item: Any, row: str) -> list[int]:
+        if item not in self.item_trie:
+            raise ValueError(
+                f"{row}: the target item {item!r} ({type(item).__name__}) is not an item of `item_trie` (ids such as "
+                f"{self.item_trie.item_ids[0]!r}). Build the trie from the catalogue that the data set was made with."
+            )
+        return self.item_trie.sequence(item)
+
+    def _find_expected(self, tokens: list[int], sequences: list[list[int]]) -> list[tuple[int, int]] | None:
+        """Spans of the expected sequences, one after the other; tokens between two items are separators."""
+        spans, start = [], 0
+        for sequence in sequences:
+            places = range(start, len(tokens) - len(sequence) + 1)
+            if not (spans or self.templated):
+                places = places[:1]
+            place = next((p for p in places if tokens[p : p + len(sequence)] == sequence), None)
+            if place is None:
+                return None
+            start = place + len(sequence)
+            spans.append((place, start))
+        return spans if self._may_end(tokens[start:]) else None
+
+    def _find_items(self, tokens: list[int]) -> list[tuple[int, int]] | None:
+        """Spans of the items that the completion is made of, longest match first."""
+        spans, start = [], 0
+        if self.templated:
+            start = next((p for p in range(len(tokens)) if self.item_trie.match(tokens[p:])), 0)
+        while found := self.item_trie.match(tokens[start:]):
+            spans.append((start, start + found[1]))
+            start += found[1]
+        return spans if spans and self._may_end(tokens[start:]) else None
+
+    def _may_end(self, rest: list[int]) -> bool:
+        """Whether these tokens may follow the last item: the end-of-sequence token, or the chat template's own."""
+        return self.templated or rest in ([], [self.tokenizer.eos_token_id])
+
+    def _refuse(self, tokens: list[int], items: Any, row: str) -> None:
+        text = self.tokenizer.decode(tokens)
+        wanted = "an item of `item_trie`" if items is None else f"the row's item {items!r} in `item_trie`"
+        raise ValueError(
+            f"{row}: the completion {text[:200]!r} (tokens {tokens[:32]}) is not {wanted}. Completions and trie must come "
+            "from one catalogue and one tokenizer, and the prompt must end where a token ends (for example on a new "
+            "line). To train without a catalogue, leave `item_trie` out."
+        )
+
+
+def _completion_positions(example: dict[str, Any]) -> list[int]:
+    mask = example.get("completion_mask")
+    if mask is not None:
+        return [position for position, bit in enumerate(mask) if bit]
+    return [position for position, label in enumerate(example["labels"]) if label != -100]
+
+
+def target_prefixes(input_ids: Tensor, target_items: Tensor, depth: int) -> Tensor:
+    """
+    The tokens of its own item that stand before each target position.
+
+    Args:
+        input_ids (`torch.Tensor` of shape `(B, S)`).
+        target_items (`torch.Tensor` of shape `(B, S)`):
+            Numbers as [`DataCollatorForItemCompletion`] gives them.
+        depth (`int`):
+            Length of the longest item, in tokens.
+
+    Returns:
+        `torch.Tensor` of shape `(N, depth)`: padded with -1 at the end, for the non-zero positions in row-major order.
+    """
+    numbers = target_items.abs()  # (B, S)
+    positions = torch.arange(numbers.size(1), device=numbers.device).expand_as(numbers)
+    starts = torch.ones_like(numbers, dtype=torch.bool)
+    starts[:, 1:] = numbers[:, 1:] != numbers[:, :-1]
+    first = torch.where(starts, positions, 0).cummax(1).values  # (B, S), where this token's item starts
+    rows, columns = numbers.nonzero(as_tuple=True)  # (N,)
+    first = first[rows, columns][:, None]  # (N, 1)
+    places = first + torch.arange(depth, device=numbers.device)  # (N, depth)
+    tokens = input_ids[rows[:, None], places.clamp(max=numbers.size(1) - 1)]
+    return tokens.masked_fill(places >= columns[:, None], -1)
