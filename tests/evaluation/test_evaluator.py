@@ -1,0 +1,223 @@
+"""The evaluator against exact ranking of every item, and the callback in a trainer."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from datasets import Dataset
+from transformers import EarlyStoppingCallback, LlamaConfig, LlamaForCausalLM, TrainerControl, TrainerState
+from trl import SFTConfig, SFTTrainer
+
+from ilrec_trl.evaluation.evaluator import RecommendationCallback, RecommendationEvaluator
+from ilrec_trl.evaluation.recommend import rank_items
+from ilrec_trl.items.item_catalog import ItemCatalog
+from tests.references import naive_expected_metrics
+
+
+# "d" and "e" share a semantic ID.
+SEMANTIC_IDS = {
+    "a": ["<x_0>", "<y_0>"],
+    "b": ["<x_0>", "<y_1>"],
+    "c": ["<x_1>", "<y_0>"],
+    "d": ["<x_1>", "<y_1>"],
+    "e": ["<x_1>", "<y_1>"],
+    "f": ["<x_2>", "<y_2>"],
+}
+
+
+@pytest.fixture(scope="module")
+def catalog():
+    return ItemCatalog.from_semantic_ids(SEMANTIC_IDS)
+
+
+@pytest.fixture(scope="module")
+def tokenizer(catalog):
+    return catalog.build_tokenizer()
+
+
+@pytest.fixture(scope="module")
+def item_trie(catalog, tokenizer):
+    return catalog.trie(tokenizer)
+
+
+@pytest.fixture(scope="module")
+def model(tokenizer):
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=16,
+        intermediate_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        max_position_embeddings=32,
+        initializer_range=0.5,  # probabilities that differ well, so that ranks are no matter of rounding
+        pad_token_id=tokenizer.pad_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        bos_token_id=None,
+    )
+    return LlamaForCausalLM(config)
+
+
+def questions(catalog, histories, targets):
+    prompts = ["".join(catalog.text(item) for item in history) for history in histories]
+    return Dataset.from_dict(
+        {
+            "prompt": prompts,
+            "completion": [catalog.text(target) for target in targets],
+            "history": histories,
+            "item": targets,
+            "user": [f"user {row}" for row in range(len(targets))],
+        }
+    )
+
+
+@pytest.fixture(scope="module")
+def dataset(catalog):
+    items = list(SEMANTIC_IDS)
+    histories = [[items[row % 6]] * (1 + row % 3) + [items[(row * 5 + 1) % 6]] for row in range(18)]
+    return questions(catalog, histories, [items[(row * 7 + 2) % 6] for row in range(18)])
+
+
+def exact_ranks(model, tokenizer, dataset, item_trie, exclude_history=False):
+    """Ranks from the scores of all items; a tie is a shared sequence, never a rounding accident."""
+    scores = rank_items(model, tokenizer, list(dataset["prompt"]), item_trie).double()
+    starts, ties = [], []
+    for row, target in zip(scores, dataset, strict=True):
+        excluded = set(target["history"]) if exclude_history else set()
+        leaf = int(item_trie.leaf_of([target["item"]]))
+        left = [item for item in item_trie.item_ids if item not in excluded]
+        place = [item for item in left if int(item_trie.leaf_of([item])) == leaf]
+        own = row[item_trie.index_of([target["item"]])]
+        better = [item for item in left if item not in place and row[item_trie.index_of([item])] > own]
+        starts.append(len(better) + 1 if target["item"] in place else math.inf)
+        ties.append(max(1, len(place)))
+    return starts, ties
+
+
+@pytest.mark.parametrize("batch_size", [1, 4, 64])
+@pytest.mark.parametrize("exclude_history", [False, True])
+def test_evaluator_equals_exact_ranking(model, tokenizer, dataset, item_trie, batch_size, exclude_history):
+    evaluator = RecommendationEvaluator(
+        dataset, item_trie, k=(1, 5), num_beams=6, batch_size=batch_size, exclude_history=exclude_history
+    )
+    metrics = evaluator(model, tokenizer)
+    starts, ties = exact_ranks(model, tokenizer, dataset, item_trie, exclude_history)
+    found = [math.isfinite(start) for start in starts]
+    assert np.where(found, evaluator.last_ranks.starts, math.inf).tolist() == starts
+    assert evaluator.last_ranks.ties[found].tolist() == np.array(ties)[found].tolist()
+    assert evaluator.last_ranks.users == dataset["user"]
+    each = [naive_expected_metrics(start, tie, cuts=(1, 5)) for start, tie in zip(starts, ties, strict=True)]
+    assert metrics == {name: pytest.approx(np.mean([user[name] for user in each])) for name in metrics}
+    assert list(metrics) == ["hit@1", "hit@5", "ndcg@5", "mrr"]
+    assert evaluator.standard_errors["mrr"] == pytest.approx(np.std([user["mrr"] for user in each], ddof=1) / 18**0.5)
+
+
+def test_items_that_share_an_id_are_no_free_hit(model, tokenizer, catalog, item_trie):
+    dataset = questions(catalog, [["a"], ["a"]], ["d", "e"])
+    evaluator = RecommendationEvaluator(dataset, item_trie, num_beams=10)
+    evaluator(model, tokenizer)
+    assert evaluator.last_ranks.starts[0] == evaluator.last_ranks.starts[1]
+    assert evaluator.last_ranks.ties.tolist() == [2, 2]
+
+
+def test_a_target_that_is_excluded_is_not_found_and_its_user_kept(model, tokenizer, catalog, item_trie):
+    dataset = questions(catalog, [["a", "d"], ["a", "d"]], ["d", "e"])
+    evaluator = RecommendationEvaluator(dataset, item_trie, num_beams=10, exclude_history=True)
+    metrics = evaluator(model, tokenizer)
+    assert evaluator.last_ranks.starts[0] == math.inf
+    # "e" no longer shares its place with "d", which is excluded.
+    assert evaluator.last_ranks.ties[1] == 1
+    assert metrics["hit@10"] == 0.5
+
+
+def test_a_target_beyond_the_beams_counts_as_not_found(model, tokenizer, dataset, item_trie):
+    evaluator = RecommendationEvaluator(dataset, item_trie, k=(1,), num_beams=1)
+    assert evaluator(model, tokenizer)["mrr"] == pytest.approx(evaluator(model, tokenizer)["hit@1"])
+    assert np.isinf(evaluator.last_ranks.starts).any()
+    assert len(evaluator.last_ranks.starts) == len(dataset)
+
+
+def test_the_model_stays_in_training_mode(model, tokenizer, dataset, item_trie):
+    model.train()
+    RecommendationEvaluator(dataset, item_trie)(model, tokenizer)
+    assert model.training
+
+
+@pytest.mark.parametrize(
+    ("change", "options", "message"),
+    [
+        (lambda data: data.remove_columns("item"), {}, r"needs \['item'\] as well"),
+        (lambda data: data.remove_columns("history"), {"exclude_history": True}, r"needs \['history'\] as well"),
+        (lambda data: data.select([]), {}, "no row"),
+        (lambda data: data, {"k": (1, 50)}, "got num_beams=20 for k=.*use at least 50 beams"),
+        (lambda data: data.map(lambda row: {"item": "zither"}), {}, "zither"),
+    ],
+)
+def test_refusals(dataset, item_trie, change, options, message):
+    with pytest.raises(ValueError, match=message):
+        RecommendationEvaluator(change(dataset), item_trie, **options)
+
+
+@pytest.fixture
+def training_args(tmp_path):
+    return SFTConfig(
+        output_dir=str(tmp_path),
+        max_steps=3,
+        eval_steps=1,
+        save_steps=1,
+        eval_strategy="steps",
+        save_strategy="steps",
+        load_best_model_at_end=True,
+        metric_for_best_model="eval_ndcg@5",
+        greater_is_better=True,
+        per_device_train_batch_size=6,
+        learning_rate=1e-2,
+        report_to="none",
+        use_cpu=True,
+        bf16=False,
+        activation_checkpointing=False,
+        disable_tqdm=True,
+    )
+
+
+def test_callback_feeds_best_model_and_early_stopping(model, tokenizer, dataset, item_trie, training_args):
+    evaluator = RecommendationEvaluator(dataset, item_trie, k=(1, 5))
+    callbacks = [RecommendationCallback(evaluator), EarlyStoppingCallback(early_stopping_patience=10)]
+    trainer = SFTTrainer(
+        model,
+        training_args,
+        train_dataset=dataset,
+        eval_dataset=dataset,
+        processing_class=tokenizer,
+        callbacks=callbacks,
+    )
+    trainer.train()
+    logged = [entry["eval_ndcg@5"] for entry in trainer.state.log_history if "eval_ndcg@5" in entry]
+    assert len(logged) == 3
+    assert trainer.state.best_metric == max(logged)
+    # The best weights are back, and the evaluator says of them what it said then.
+    assert evaluator(trainer.model, tokenizer)["ndcg@5"] == pytest.approx(max(logged))
+
+
+def test_callback_logs_through_its_trainer(model, tokenizer, dataset, item_trie, training_args):
+    class Recorder:
+        def __init__(self):
+            self.logged = []
+
+        def log(self, logs):
+            self.logged.append(logs)
+
+    callback = RecommendationCallback(RecommendationEvaluator(dataset, item_trie), metric_key_prefix="valid")
+    callback.trainer = Recorder()
+    state, metrics = TrainerState(), {"valid_loss": 1.0}
+    callback.on_evaluate(
+        training_args, state, TrainerControl(), metrics=metrics, model=model, processing_class=tokenizer
+    )
+    assert set(metrics) - {"valid_loss"} == {f"valid_{name}" for name in evaluator_names()}
+    assert callback.trainer.logged == [{name: value for name, value in metrics.items() if name != "valid_loss"}]
+    assert state.log_history == []
+
+
+def evaluator_names():
+    return ["hit@1", "hit@5", "hit@10", "ndcg@5", "ndcg@10", "mrr"]
