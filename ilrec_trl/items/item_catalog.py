@@ -8,10 +8,11 @@ import json
 import unicodedata
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias, cast
 
 
 if TYPE_CHECKING:
+    from torch import Tensor
     from transformers import PreTrainedModel, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
     from .item_trie import ItemTrie
@@ -155,9 +156,10 @@ class ItemCatalog:
         """
         vocabulary = tokenizer.get_vocab()
         tokenizer.add_tokens([token for token in self.tokens if token not in vocabulary])
-        if model is not None and model.get_input_embeddings().num_embeddings < len(tokenizer):
+        if model is not None and cast("Tensor", model.get_input_embeddings().weight).shape[0] < len(tokenizer):
             model.resize_token_embeddings(len(tokenizer))
-        return tokenizer.convert_tokens_to_ids(self.tokens)
+        vocabulary = tokenizer.get_vocab()
+        return [vocabulary[token] for token in self.tokens]
 
     def token_sequences(self, tokenizer: PreTrainedTokenizerBase) -> dict[str, list[int]]:
         """

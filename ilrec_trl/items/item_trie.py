@@ -17,10 +17,6 @@ from .trie_arrays import TrieArrays, build_trie_arrays, check_item_scores
 ItemId: TypeAlias = str | int
 Prefixes: TypeAlias = Sequence[Sequence[int]] | Tensor
 
-# A prefix whose share of a user's reward mass is below this is summed again item by item: the difference of two
-# float64 prefix sums is exact to about 1e-16 of the whole, so that here 1e-10 of the prefix's own mass is kept.
-_SMALL_MASS = 1e-6
-
 
 class ItemTrie:
     """
@@ -243,7 +239,7 @@ class ItemTrie:
         trie = self.to(item_scores.device)
         nodes = trie.nodes(prefixes).to(item_scores.device)
         rows = check_item_scores(item_scores, len(self), len(nodes), rows)
-        edge_rows, tokens, masses = trie.arrays.child_masses(item_scores, nodes, rows, small=_SMALL_MASS)
+        edge_rows, tokens, masses = trie.arrays.child_masses(item_scores, nodes, rows)
         totals = masses.new_zeros(len(nodes)).index_add_(0, edge_rows, masses)  # (N,)
         shares = masses / totals[edge_rows].clamp(min=torch.finfo(masses.dtype).tiny)  # (E,)
         rewards = torch.zeros(len(nodes), vocab_size, dtype=torch.float32, device=nodes.device)  # (N, V)

@@ -12,6 +12,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+# A node whose share of a user's reward mass is below this is summed again item by item: the difference of two float64
+# prefix sums is exact to about 1e-16 of the whole, so that here 1e-10 of the node's own mass is kept.
+_SMALL_MASS = 1e-6
+
 
 class TrieArrays:
     """
@@ -70,9 +74,7 @@ class TrieArrays:
         rows, child_nodes = ragged_ranges(starts, counts)  # (E,)
         return rows, self.node_tokens[child_nodes], child_nodes
 
-    def child_masses(
-        self, item_scores: Tensor, nodes: Tensor, rows: Tensor, small: float
-    ) -> tuple[Tensor, Tensor, Tensor]:
+    def child_masses(self, item_scores: Tensor, nodes: Tensor, rows: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """
         Sum of `item_scores[rows[n]]` over the items below each child of `nodes[n]`.
 
@@ -83,8 +85,6 @@ class TrieArrays:
                 Node ids.
             rows (`torch.Tensor` of shape `(N,)`):
                 Row of scores that each node reads.
-            small (`float`):
-                Share of a row's mass below which a node's items are summed one by one.
 
         Returns:
             `tuple[torch.Tensor, torch.Tensor, torch.Tensor]`: row `n`, token and mass (float64) of each edge, `(E,)`.
@@ -96,7 +96,7 @@ class TrieArrays:
         masses = sums[score_rows, self.item_end[child_nodes]] - sums[score_rows, self.item_start[child_nodes]]
         known = nodes.clamp(min=0)
         totals = sums[rows, self.item_end[known]] - sums[rows, self.item_start[known]]  # (N,)
-        doubtful = (totals < small * sums[rows, -1])[edge_rows].nonzero().flatten()
+        doubtful = (totals < _SMALL_MASS * sums[rows, -1])[edge_rows].nonzero().flatten()
         if len(doubtful):
             starts = self.item_start[child_nodes[doubtful]]
             edges, items = ragged_ranges(starts, self.item_end[child_nodes[doubtful]] - starts)
