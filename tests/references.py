@@ -26,3 +26,85 @@ def naive_expected_metrics(start, ties, cuts=(1, 5, 10)):
 
 
 # ------------------------------------------------------------------------------------------------ end of metrics
+
+
+# ----------------------------------------------------------------------------------------------------------- losses
+# METHOD, steps 1 to 4, for one position at a time. `layers` is a list of K rows of V logits and `last` a row of V
+# logits; both may be tensors that require gradients, so that autograd differentiates the loops themselves.
+
+
+def naive_softmax(row):
+    highest = max(value.item() for value in row)
+    exponentials = [(value - highest).exp() for value in row]
+    total = sum(exponentials)
+    return [value / total for value in exponentials]
+
+
+def naive_log_softmax(row):
+    highest = max(value.item() for value in row)
+    normaliser = highest + sum((value - highest).exp() for value in row).log()
+    return [value - normaliser for value in row]
+
+
+def naive_ensemble(layers):
+    return [sum(layer[v] for layer in layers) / len(layers) for v in range(len(layers[0]))]
+
+
+def naive_negatives(layers, last, target, *, selection, threshold=None, top_k=None, allowed=None):
+    """S_t, a set of token ids."""
+    vocabulary = range(len(last))
+    candidates = [v for v in vocabulary if v != target and (allowed is None or allowed[v])]
+    if selection == "threshold":
+        ensemble, final = naive_softmax(naive_ensemble(layers)), naive_softmax(last)
+        return {v for v in candidates if ensemble[v] >= threshold * final[target]}
+    chosen = set()
+    for layer in layers:
+        chosen |= set(sorted(candidates, key=lambda v: -layer[v].item())[:top_k])
+    return chosen
+
+
+def naive_weights(layers, negatives):
+    """w_v for every token, 0 outside the negatives."""
+    ensemble, members = naive_ensemble(layers), sorted(negatives)
+    weights = [0.0] * len(layers[0])
+    if members:
+        for v, weight in zip(members, naive_softmax([ensemble[v].detach() for v in members]), strict=True):
+            weights[v] = weight.item()
+    return weights
+
+
+def naive_cpo(last, target, weights, *, beta, penalty):
+    mean = sum(value.item() for value in last) / len(last)
+    terms = []
+    for v in range(len(last)):
+        if v == target or weights[v] == 0:
+            terms.append(last[v])
+        elif penalty == "additive":
+            terms.append(last[v] + beta * weights[v])
+        else:
+            terms.append(last[v] + beta * weights[v] * (last[v] - mean if last[v].item() > mean else 0.0))
+    highest = max(term.item() for term in terms)
+    return highest + sum((term - highest).exp() for term in terms).log() - last[target]
+
+
+def naive_cpd(layers, last):
+    teacher = naive_log_softmax([value.detach() for value in last])
+    divergences = []
+    for layer in layers:
+        student = naive_log_softmax(list(layer))
+        divergences.append(sum(p.exp() * (p - q) for p, q in zip(teacher, student, strict=True)))
+    return sum(divergences) / len(divergences)
+
+
+def naive_crr(last, target, beside, rewards, *, temperature):
+    """`beside`: tokens that stand beside the target; `rewards`: q_t(v) for every token."""
+    members = sorted(set(beside) | {target})
+    powers = {v: float(rewards[v]) ** (1 / temperature) for v in members}
+    total = sum(powers.values())
+    if len(members) == 1 or total == 0:
+        return 0.0 * last[target]
+    log_probs = naive_log_softmax(last)
+    return -sum(powers[v] / total * log_probs[v] for v in members if powers[v] > 0)
+
+
+# ---------------------------------------------------------------------------------------------------- end of losses
