@@ -154,4 +154,4 @@ def _blocked_nodes(trie: ItemTrie, exclude: Sequence[Sequence[ItemId]] | None, b
         users, nodes = users[nodes > 0], trie.arrays.parent(nodes[nodes > 0])
         keys.append(users * trie.num_nodes + nodes)
     paths, excluded = torch.cat(keys).unique(return_counts=True)
-    return paths[excluded == trie.num_items_below(paths % trie.num_nodes)]
+    return paths[excluded == trie.arrays.num_items_below(paths % trie.num_nodes)]

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+import torch
+from torch import Tensor
+from transformers import LogitsProcessor, PreTrainedModel, PreTrainedTokenizerBase
 
 from ..items.item_trie import ItemId, ItemTrie
 from .beam_search import constrained_beam_search
-from .item_trie_logits_processor import ItemTrieLogitsProcessor
 from .prompt_batches import Prompt, evaluation_mode, prompt_batches, tokenize_prompts
-from .rank_items import rank_items
 
 
 __all__ = ["ItemTrieLogitsProcessor", "constrained_beam_search", "rank_items", "recommend"]
@@ -98,3 +99,126 @@ def recommend(
                     if item_id not in left_out
                 ][:top_k]
     return results
+
+
+@torch.no_grad()
+def rank_items(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    prompts: Sequence[Prompt],
+    item_trie: ItemTrie,
+    *,
+    batch_size: int = 512,
+) -> Tensor:
+    """
+    Score every item of the catalogue after every prompt, without any search.
+
+    Args:
+        model (`PreTrainedModel`):
+            Causal language model.
+        tokenizer (`PreTrainedTokenizerBase`):
+            Its tokenizer.
+        prompts (`list[str]` or `list[list[dict]]`):
+            Prompts, or conversations.
+        item_trie ([`ItemTrie`]):
+            The catalogue. Time grows with prompts times distinct token sequences.
+        batch_size (`int`, *optional*, defaults to `512`):
+            Token sequences scored in one pass.
+
+    Returns:
+        `torch.Tensor` of shape `(B, I)`: sums of token log-probabilities in nats, float32, on the CPU; columns in the
+        order of `ItemTrie.item_ids`.
+    """
+    leaves = item_trie.arrays.item_leaf.unique_consecutive().tolist()
+    sequences = [item_trie.arrays.path(leaf) for leaf in leaves]
+    column_of_leaf = {leaf: column for column, leaf in enumerate(leaves)}
+    columns = torch.tensor([column_of_leaf[leaf] for leaf in item_trie.arrays.item_leaf.tolist()])  # (I,)
+    scores = []
+    with evaluation_mode(model):
+        for prompt in tokenize_prompts(tokenizer, prompts):
+            input_ids = torch.tensor([prompt], device=model.device)  # (1, S)
+            outputs = model(input_ids=input_ids, use_cache=True)
+            item_trie.check_vocab_size(outputs.logits.shape[-1])
+            chunks = [sequences[start : start + batch_size] for start in range(0, len(sequences), batch_size)]
+            scored = [_score(model, outputs.past_key_values, outputs.logits[:, -1], chunk) for chunk in chunks]
+            scores.append(torch.cat(scored).cpu()[columns])  # (I,)
+    return torch.stack(scores) if scores else torch.zeros(0, len(item_trie))
+
+
+def _score(model: PreTrainedModel, cache: object, first: Tensor, sequences: list[list[int]]) -> Tensor:
+    """Log-probability `(C,)` of each sequence after the cached prompt, whose next-token logits are `first` `(1, "
+    "V)`."""
+    lengths = torch.tensor([len(sequence) for sequence in sequences], device=first.device)  # (C,)
+    padded = [sequence + [0] * (int(lengths.max()) - len(sequence)) for sequence in sequences]
+    tokens = torch.tensor(padded, device=first.device)  # (C, D)
+    logits = first.expand(len(tokens), -1)[:, None]  # (C, 1, V)
+    if tokens.shape[1] > 1:
+        repeated = copy.deepcopy(cache)  # a forward pass adds to the cache it is given
+        repeated.reorder_cache(tokens.new_zeros(len(tokens)))  # type: ignore[attr-defined]
+        # Padding stands at the end, where no token of the sequence can see it.
+        rest = model(input_ids=tokens[:, :-1], past_key_values=repeated, use_cache=True).logits  # (C, D - 1, V)
+        logits = torch.cat([logits, rest], dim=1)  # (C, D, V)
+    token_scores = logits.float().log_softmax(dim=-1).gather(2, tokens[:, :, None])[:, :, 0]  # (C, D)
+    inside = torch.arange(tokens.shape[1], device=tokens.device) < lengths[:, None]
+    return torch.where(inside, token_scores, 0.0).sum(dim=1)
+
+
+class ItemTrieLogitsProcessor(LogitsProcessor):
+    """
+    Allow `generate` only tokens that continue an item of the catalogue, and after a complete item only its end.
+
+    For ranked lists [`recommend`] is several times faster; this is for `generate`'s own ways of decoding.
+
+    Args:
+        item_trie ([`ItemTrie`]):
+            The catalogue.
+        prompt_length (`int`):
+            Columns of `input_ids` that `generate` is called with. Pad prompts on the left.
+        end_token_id (`int`):
+            The only token allowed after a complete item, as a rule the tokenizer's end-of-sequence token.
+
+    Example:
+
+    ```python
+    processor = ItemTrieLogitsProcessor(item_trie, inputs["input_ids"].shape[1], tokenizer.eos_token_id)
+    model.generate(**inputs, logits_processor=[processor], num_beams=5, max_new_tokens=item_trie.depth)
+    ```
+    """
+
+    def __init__(self, item_trie: ItemTrie, prompt_length: int, end_token_id: int) -> None:
+        self.item_trie = item_trie
+        self.prompt_length = prompt_length
+        self.end_token_id = end_token_id
+
+    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
+        """
+        Set all scores to `-inf` but those of allowed tokens.
+
+        Args:
+            input_ids (`torch.Tensor` of shape `(N, L)`):
+                Prompts and what has been generated.
+            scores (`torch.Tensor` of shape `(N, V)`):
+                Scores of the next token.
+
+        Raises:
+            ValueError: where what has been generated starts no item, so that nothing may follow. `generate` does this
+                when it has more beams than there are items left.
+        """
+        trie = self.item_trie.to(input_ids.device)
+        trie.check_vocab_size(max(scores.shape[1], 0))
+        nodes = input_ids.new_zeros(len(input_ids))  # (N,)
+        for tokens in input_ids[:, self.prompt_length :].unbind(dim=1):
+            nodes = torch.where(trie.is_leaf(nodes), nodes, trie.child(nodes, tokens))
+        if (nodes < 0).any():
+            row = int((nodes < 0).nonzero()[0])
+            raise ValueError(
+                f"Row {row} has generated {input_ids[row, self.prompt_length :].tolist()}, which starts no item, so "
+                "that no token may follow. Check prompt_length, or ask for fewer beams than the catalogue has items "
+                "(`recommend` needs no such care)."
+            )
+        rows, tokens, _ = trie.children(nodes)  # (E,)
+        allowed = torch.full_like(scores, -torch.inf)
+        allowed[rows, tokens] = scores[rows, tokens]
+        complete = trie.is_leaf(nodes)
+        allowed[complete, self.end_token_id] = scores[complete, self.end_token_id]
+        return allowed

@@ -255,11 +255,6 @@ class ItemTrie:
         node = int(self.nodes([prefix]))
         return self.items_below(node) if node >= 0 else []
 
-    def num_items_below(self, nodes: Tensor) -> Tensor:
-        """Number of items `(N,)` below each of `nodes` `(N,)`."""
-        arrays = self.to(nodes.device).arrays
-        return arrays.item_end[nodes] - arrays.item_start[nodes]
-
     def items_below(self, node: int) -> list[ItemId]:
         """Ids of the items below a node; for a leaf, the items that share its sequence."""
         return self.item_ids[int(self.arrays.item_start[node]) : int(self.arrays.item_end[node])]

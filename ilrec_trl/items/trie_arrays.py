@@ -12,6 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+
 # A node whose share of a user's reward mass is below this is summed again item by item: the difference of two float64
 # prefix sums is exact to about 1e-16 of the whole, so that here 1e-10 of the node's own mass is kept.
 _SMALL_MASS = 1e-6
@@ -103,6 +104,10 @@ class TrieArrays:
             exact = masses.new_zeros(len(doubtful))
             masses[doubtful] = exact.index_add_(0, edges, item_scores[score_rows[doubtful][edges], items].double())
         return edge_rows, tokens, masses.clamp(min=0)
+
+    def num_items_below(self, nodes: Tensor) -> Tensor:
+        """Number of items `(N,)` below each of `nodes` `(N,)`."""
+        return self.item_end[nodes] - self.item_start[nodes]
 
     def parent(self, nodes: Tensor) -> Tensor:
         """Node `(N,)` above each of `nodes` `(N,)`, none of them the root."""
