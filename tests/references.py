@@ -108,3 +108,66 @@ def naive_crr(last, target, beside, rewards, *, temperature):
 
 
 # ---------------------------------------------------------------------------------------------------- end of losses
+
+
+# --------------------------------------------------------------------------------------------------- items and search
+
+
+def naive_items(sequences, prefix):
+    """Ids of the items whose sequence starts with a prefix."""
+    return {item for item, tokens in sequences.items() if list(tokens[: len(prefix)]) == list(prefix)}
+
+
+def naive_next_tokens(sequences, prefix):
+    """Tokens that follow a prefix in some item."""
+    return sorted({sequences[i][len(prefix)] for i in naive_items(sequences, prefix) if len(sequences[i]) > len(prefix)})
+
+
+def naive_token_rewards(sequences, scores, prefix):
+    """q_t of METHOD's step 4 as {token: share}: mass of the items below prefix + token over that below the prefix."""
+    total = math.fsum(scores[item] for item in naive_items(sequences, prefix))
+    masses = {
+        token: math.fsum(scores[item] for item in naive_items(sequences, [*prefix, token]))
+        for token in naive_next_tokens(sequences, prefix)
+    }
+    return {token: mass / total if total > 0 else 0.0 for token, mass in masses.items()}
+
+
+def naive_token_scores(model, prompt, sequences):
+    """Log-probability of each token of each item after a prompt: one whole forward pass an item, no cache, no padding."""
+    import torch
+
+    scores = {}
+    for item, tokens in sequences.items():
+        logits = model(input_ids=torch.tensor([[*prompt, *tokens]])).logits[0].double()
+        logprobs = logits.log_softmax(dim=-1)
+        scores[item] = [float(logprobs[len(prompt) - 1 + place, token]) for place, token in enumerate(tokens)]
+    return scores
+
+
+def naive_ranking(token_scores, sequences, excluded=()):
+    """All distinct sequences that an item outside `excluded` has, with their scores, best first: by brute force."""
+    totals = {tuple(sequences[item]): sum(token_scores[item]) for item in sequences if item not in excluded}
+    return sorted(totals.items(), key=lambda pair: -pair[1])
+
+
+def naive_beam_search(token_scores, sequences, num_beams, excluded=()):
+    """
+    Beam search with plain lists: `num_beams` unfinished prefixes go on at every step, finished ones are kept apart. The
+    score of a prefix is read from any item that starts with it.
+    """
+    allowed = {item: list(tokens) for item, tokens in sequences.items() if item not in excluded}
+    finished, running = [], [()]
+    while running:
+        longer = []
+        for prefix in running:
+            for token in naive_next_tokens(allowed, prefix):
+                path = (*prefix, token)
+                item = min(naive_items(allowed, path))
+                found = (path, sum(token_scores[item][: len(path)]))
+                (finished if len(allowed[item]) == len(path) else longer).append(found)
+        running = [path for path, _ in sorted(longer, key=lambda pair: -pair[1])[:num_beams]]
+    return sorted(finished, key=lambda pair: -pair[1])[:num_beams]
+
+
+# -------------------------------------------------------------------------------------------- end of items and search

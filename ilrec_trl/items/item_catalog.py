@@ -48,6 +48,7 @@ class ItemCatalog:
     >>> tokenizer = catalog.build_tokenizer()
     >>> catalog.trie(tokenizer).item_ids
     ['harp', 'lute']
+
     ```
     """
 

@@ -52,6 +52,7 @@ class ItemTrie:
     ['harp', 'lute']
     >>> trie.token_rewards(torch.tensor([[0.1, 0.3, 0.6]]), [[1]], vocab_size=6)
     tensor([[0.0000, 0.0000, 0.0000, 0.0000, 0.2500, 0.7500]])
+
     ```
     """
 
@@ -241,7 +242,7 @@ class ItemTrie:
         rows = check_item_scores(item_scores, len(self), len(nodes), rows)
         edge_rows, tokens, masses = trie.arrays.child_masses(item_scores, nodes, rows)
         totals = masses.new_zeros(len(nodes)).index_add_(0, edge_rows, masses)  # (N,)
-        shares = masses / totals[edge_rows].clamp(min=torch.finfo(masses.dtype).tiny)  # (E,)
+        shares = masses / torch.where(totals > 0, totals, 1.0)[edge_rows]  # (E,)
         rewards = torch.zeros(len(nodes), vocab_size, dtype=torch.float32, device=nodes.device)  # (N, V)
         rewards[edge_rows, tokens] = shares.float()
         return rewards
