@@ -1,1 +1,160 @@
-"""The `ilrec` command."""
+"""The `ilrec` command: each subcommand parses its options, then calls one function of the pipeline."""
+
+from __future__ import annotations
+
+import argparse
+import shlex
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from .pipeline import options as o
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """
+    Run a command.
+
+    Args:
+        argv (`list[str]`, *optional*): Arguments without the program's name; those of the process by default.
+
+    Returns:
+        `int`: 0, or 2 where something the user gave cannot be used; one line on standard error then says what.
+    """
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    parser = argparse.ArgumentParser(prog="ilrec", description="Fine-tune language models to recommend items.")
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
+    for name, (summary, _, _) in COMMANDS.items():
+        # Options are the subcommand's own business: its parser is built only when it is called.
+        commands.add_parser(name, help=summary, add_help=False)
+    chosen = parser.parse_args(arguments[:1]).command
+    summary, dataclasses, function = COMMANDS[chosen]
+    try:
+        function(*_parse(chosen, summary, dataclasses, arguments[1:]))
+    except o.InputError as error:
+        sys.stderr.write(f"ilrec {chosen}: error: {error}\n")
+        return 2
+    return 0
+
+
+def _parse(command: str, summary: str, dataclasses: Sequence[type], arguments: list[str]) -> tuple[Any, ...]:
+    from trl import TrlParser
+
+    # The parser speaks of --config nowhere in its help.
+    epilog = "--config FILE reads options from a YAML file; flags override it."
+    parser = TrlParser(dataclasses, prog=f"ilrec {command}", description=f"{summary}.", epilog=epilog)
+    try:
+        return parser.parse_args_and_config(arguments)
+    except (ValueError, OSError, IndexError) as error:
+        message = "--config needs the name of a file" if isinstance(error, IndexError) else error
+        raise o.InputError(" ".join(str(message).split())) from error
+    except Exception as error:
+        # A YAML error is of a class that only PyYAML knows.
+        if type(error).__module__.startswith("yaml"):
+            raise o.InputError(f"the file of --config is not YAML: {' '.join(str(error).split())}") from error
+        raise
+
+
+def _prepare(data: o.DataOptions, model: o.ModelOptions, options: o.PrepareOptions) -> None:
+    from .pipeline.prepare import prepare
+    from .report.console import list_table, show
+
+    prepared = prepare(data, model.model)
+    prepared.save(options.output_dir)
+    summary = prepared.summary()
+    notes = summary.pop("notes")
+    show(list_table(list(summary), [list(map(str, summary.values()))]))
+    for line in [*notes, f"Written to {options.output_dir}"]:
+        show(line)
+
+
+def _sasrec(stage: o.StageOptions, teacher: o.TeacherOptions) -> None:
+    from .pipeline.stages import train_sasrec_stage
+
+    train_sasrec_stage(stage, teacher)
+
+
+def _train(
+    stage: o.StageOptions,
+    method: o.MethodOptions,
+    model: o.ModelOptions,
+    teacher: o.TeacherOptions,
+    training: o.TrainingOptions,
+    evaluation: o.EvaluationOptions,
+) -> None:
+    from .pipeline.stages import train_stage
+
+    train_stage(stage, method.method, model, teacher, training, evaluation)
+
+
+def _evaluate(options: o.EvaluateOptions, evaluation: o.EvaluationOptions) -> None:
+    from .pipeline.evaluate import evaluate
+    from .report.console import metrics_table, show
+
+    show(metrics_table(evaluate(options, evaluation)))
+
+
+def _recommend(options: o.RecommendOptions) -> None:
+    from .pipeline.evaluate import recommend_items
+    from .report.console import list_table, show
+
+    rows = [
+        [str(rank), item, text, f"{score:.3f}"] for rank, (item, text, score) in enumerate(recommend_items(options), 1)
+    ]
+    show(list_table(["rank", "item", "text", "log-probability"], rows))
+
+
+def _run(
+    data: o.DataOptions,
+    model: o.ModelOptions,
+    teacher: o.TeacherOptions,
+    training: o.TrainingOptions,
+    evaluation: o.EvaluationOptions,
+    options: o.RunOptions,
+) -> None:
+    from .pipeline.run import Run
+
+    command = shlex.join(["ilrec", *sys.argv[1:]])
+    Run(data, model, teacher, training, evaluation, options, command).execute()
+
+
+def _env() -> None:
+    from .pipeline.environment import device, revision, versions
+    from .report.console import list_table, show
+
+    rows = [*versions().items(), ("revision", revision()), ("device", device())]
+    show(list_table(["what", "value"], rows))
+
+
+COMMANDS: dict[str, tuple[str, list[type], Callable[..., None]]] = {
+    "prepare": (
+        "Read interactions and items; build splits, tokenizer and trie",
+        [o.DataOptions, o.ModelOptions, o.PrepareOptions],
+        _prepare,
+    ),
+    "sasrec": ("Train SASRec on prepared data", [o.StageOptions, o.TeacherOptions], _sasrec),
+    "train": (
+        "Fine-tune a language model with ILRec or SFT on prepared data",
+        [
+            o.StageOptions,
+            o.MethodOptions,
+            o.ModelOptions,
+            o.TeacherOptions,
+            o.TrainingOptions,
+            o.EvaluationOptions,
+        ],
+        _train,
+    ),
+    "evaluate": (
+        "Rank the catalogue for every user of a split",
+        [o.EvaluateOptions, o.EvaluationOptions],
+        _evaluate,
+    ),
+    "recommend": ("Recommend items to one user", [o.RecommendOptions], _recommend),
+    "run": (
+        "Prepare, train SASRec, SFT and ILRec, evaluate all, and report",
+        [o.DataOptions, o.ModelOptions, o.TeacherOptions, o.TrainingOptions, o.EvaluationOptions, o.RunOptions],
+        _run,
+    ),
+    "env": ("Show versions and device", [], _env),
+}

@@ -17,8 +17,14 @@ from .recommend import recommend
 
 if TYPE_CHECKING:
     from datasets import Dataset
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase, Trainer, TrainerControl, TrainerState
-    from transformers import TrainingArguments
+    from transformers import (
+        PreTrainedModel,
+        PreTrainedTokenizerBase,
+        Trainer,
+        TrainerControl,
+        TrainerState,
+        TrainingArguments,
+    )
 
     from ..items.item_trie import ItemTrie
 
@@ -123,8 +129,8 @@ class RecommendationEvaluator:
         Rank for every user.
 
         Returns:
-            `dict[str, float]`: `hit@k` and `ndcg@k` for each cut-off and `mrr`, means over users. Their standard errors
-            are then in `standard_errors`, the ranks in `last_ranks`.
+            `dict[str, float]`: `hit@k` and `ndcg@k` for each cut-off and `mrr`, means over users. Standard errors are
+            then in `standard_errors`, the ranks in `last_ranks`.
         """
         from tqdm.auto import tqdm
 

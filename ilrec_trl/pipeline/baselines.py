@@ -1,0 +1,64 @@
+"""Methods that need no language model: SASRec, which is the teacher too, and popularity."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..data.splits import NextItemExample, UserSequence
+from ..report.results import MethodRanks
+from ..rewards.sasrec import SASRecConfig, SASRecModel
+from ..rewards.sasrec_training import evaluate_sasrec, sasrec_training_arguments, train_sasrec
+from .options import TeacherOptions
+from .prepare import PreparedData, input_errors
+
+
+def train_teacher(prepared: PreparedData, options: TeacherOptions, output_dir: str | Path, seed: int) -> SASRecModel:
+    """Train SASRec on the training sequences and save it, or load the one that `options.sasrec` names."""
+    if options.sasrec is not None:
+        with input_errors():
+            model = SASRecModel.from_pretrained(options.sasrec)
+            if unknown := set(prepared.catalog.item_ids) - set(model.config.item_ids):
+                raise ValueError(f"{options.sasrec} does not know item {min(unknown)!r}; train SASRec on this data")
+        return model.eval()
+    args = sasrec_training_arguments(
+        Path(output_dir) / "checkpoints",
+        num_train_epochs=options.sasrec_epochs,
+        per_device_train_batch_size=options.sasrec_batch_size,
+        learning_rate=options.sasrec_learning_rate,
+        seed=seed,
+    )
+    config = SASRecConfig(
+        hidden_size=options.sasrec_hidden_size,
+        num_hidden_layers=options.sasrec_num_layers,
+        dropout=options.sasrec_dropout,
+    )
+    model = train_sasrec(prepared.splits, prepared.catalog.item_ids, args, config=config)
+    model.save_pretrained(output_dir)
+    return model
+
+
+def teacher_ranks(model: SASRecModel, examples: Sequence[NextItemExample], settings: dict[str, Any]) -> MethodRanks:
+    """Ranks of SASRec over all items."""
+    ranks = evaluate_sasrec(model, examples).astype(np.float64)
+    users = [example.user for example in examples]
+    return MethodRanks("SASRec", users, ranks, np.ones(len(users), dtype=np.int64), settings=settings)
+
+
+def popularity_ranks(
+    train: Sequence[UserSequence], examples: Sequence[NextItemExample], item_ids: Sequence[str]
+) -> MethodRanks:
+    """Ranks by the number of training interactions; items of one count share a place."""
+    counts = Counter(item for _, items in train for item in items)
+    values = np.array([counts[item] for item in item_ids])  # (I,)
+    ordered = np.sort(values)
+    targets = np.array([counts[example.item] for example in examples])  # (U,)
+    not_below = len(ordered) - np.searchsorted(ordered, targets, side="left")  # (U,)
+    above: NDArray[np.int64] = len(ordered) - np.searchsorted(ordered, targets, side="right")  # (U,)
+    users = [example.user for example in examples]
+    return MethodRanks("popularity", users, (above + 1).astype(np.float64), not_below - above)

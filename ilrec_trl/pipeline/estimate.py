@@ -1,0 +1,106 @@
+"""How long a run will take, from a few steps measured on this machine."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+import torch
+
+from ..rewards.sasrec import SASRecConfig, SASRecModel
+from .evaluate import recommend_lists
+from .options import EvaluationOptions, ModelOptions, TeacherOptions, TrainingOptions
+from .prepare import PreparedData
+from .train import build_model
+
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+# An ILRec step beside an SFT step: logits of three more layers, their losses, and SASRec's scores.
+ILREC_FACTOR = 1.7
+# SASRec usually stops before its last epoch.
+SASREC_SHARE = 0.7
+
+
+def estimate_seconds(
+    prepared: PreparedData,
+    model_options: ModelOptions,
+    teacher: TeacherOptions,
+    training: TrainingOptions,
+    evaluation: EvaluationOptions,
+    num_seeds: int,
+) -> dict[str, float]:
+    """
+    Seconds of each stage.
+
+    One training step of the language model, one of SASRec and one batch of constrained beam search are timed, and
+    multiplied by how many of each there will be. Expect it to be right within a factor of one and a half.
+    """
+    model = build_model(prepared, model_options, seed=0)
+    rows = len(prepared.training_rows())
+    targets = sum(max(0, len(items) - 1) for _, items in prepared.splits.train)
+    tokens = prepared.item_trie.arrays.depth * (targets / max(rows, 1) + 1)
+    length = max(2, min(math.ceil(tokens), prepared.max_length()))
+    step = _training_step(model, training.per_device_train_batch_size, length)
+    steps = math.ceil(rows / training.per_device_train_batch_size * training.num_train_epochs)
+    search = _search(model.eval(), prepared, evaluation)
+    asked = min(evaluation.validation_users, len(prepared.splits.validation)) * math.ceil(training.num_train_epochs)
+    seconds = {} if teacher.sasrec is not None else {"SASRec": _sasrec(prepared, teacher)}
+    seconds["SFT"] = num_seeds * (steps * step + asked * search)
+    seconds["ILRec"] = num_seeds * (steps * step * ILREC_FACTOR + asked * search)
+    seconds["evaluation"] = num_seeds * 2 * len(prepared.splits.test) * search
+    return seconds
+
+
+def _training_step(model: PreTrainedModel, rows: int, length: int) -> float:
+    input_ids = torch.randint(0, model.config.vocab_size, (rows, length), device=model.device)  # (B, S)
+
+    def step() -> None:
+        model(input_ids=input_ids, labels=input_ids).loss.backward()
+        model.zero_grad()
+
+    return _time(step)
+
+
+def _search(model: PreTrainedModel, prepared: PreparedData, evaluation: EvaluationOptions) -> float:
+    """Seconds a user."""
+    number = min(evaluation.eval_batch_size, len(prepared.splits.test))
+    histories = [example.history for example in prepared.splits.test[:number]]
+    beams = min(evaluation.num_beams, len(prepared.item_trie))
+    return _time(lambda: recommend_lists(model, prepared, histories, top_k=beams, num_beams=beams)) / number
+
+
+def _sasrec(prepared: PreparedData, teacher: TeacherOptions) -> float:
+    config = SASRecConfig(
+        item_ids=list(prepared.catalog.item_ids),
+        hidden_size=teacher.sasrec_hidden_size,
+        num_hidden_layers=teacher.sasrec_num_layers,
+        dropout=teacher.sasrec_dropout,
+    )
+    model = SASRecModel(config)
+    sequences = prepared.splits.train
+    length = max(1, round(sum(len(items) for _, items in sequences) / len(sequences)))
+    input_ids = torch.randint(1, len(prepared.catalog) + 1, (teacher.sasrec_batch_size, length))  # (B, S)
+    optimizer = torch.optim.AdamW(model.parameters())
+
+    def step() -> None:
+        model(input_ids, labels=input_ids - 1).loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+
+    steps = math.ceil(len(sequences) / teacher.sasrec_batch_size) * teacher.sasrec_epochs
+    return SASREC_SHARE * steps * _time(step)
+
+
+def _time(action: Callable[[], object], repeats: int = 2) -> float:
+    """Seconds of the fastest repeat after one to warm up."""
+    action()
+    seconds = []
+    for _ in range(repeats):
+        start = time.perf_counter()
+        action()
+        seconds.append(time.perf_counter() - start)
+    return min(seconds)

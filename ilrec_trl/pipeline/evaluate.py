@@ -1,0 +1,135 @@
+"""Evaluation stage: every user of a split, ranked once; and lists to look at."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from transformers import AutoModelForCausalLM
+
+from ..data.splits import NextItemExample
+from ..evaluation.evaluator import RecommendationEvaluator
+from ..evaluation.recommend import recommend
+from ..report.results import MethodRanks, summarise_methods, write_ranks, write_results
+from .options import EvaluateOptions, EvaluationOptions, InputError, RecommendOptions
+from .prepare import PreparedData, input_errors
+
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+
+def load_model(folder: str | Path) -> PreTrainedModel:
+    """The language model that training saved in `folder`."""
+    with input_errors():
+        if not (Path(folder) / "config.json").is_file():
+            raise FileNotFoundError(
+                f"{folder} holds no config.json, so there is no model; train one with `ilrec train`"
+            )
+        return AutoModelForCausalLM.from_pretrained(folder).eval()
+
+
+def model_ranks(
+    method: str,
+    model: PreTrainedModel,
+    prepared: PreparedData,
+    examples: Sequence[NextItemExample],
+    evaluation: EvaluationOptions,
+    *,
+    exclude_history: bool = False,
+    seed: int | None = None,
+    settings: dict[str, Any] | None = None,
+) -> MethodRanks:
+    """Where a language model puts the target of every example."""
+    evaluator = RecommendationEvaluator(
+        prepared.questions(list(examples)),
+        prepared.item_trie,
+        num_beams=evaluation.num_beams,
+        batch_size=evaluation.eval_batch_size,
+        exclude_history=exclude_history,
+        progress=True,
+    )
+    evaluator(model, prepared.tokenizer)
+    ranks = evaluator.last_ranks
+    assert ranks is not None
+    settings = (settings or {}) | {"num_beams": evaluation.num_beams}
+    return MethodRanks(method, ranks.users, ranks.starts, ranks.ties, seed, settings)
+
+
+def evaluate(options: EvaluateOptions, evaluation: EvaluationOptions) -> dict[str, Any]:
+    """The `evaluate` command: metrics of a saved model on a split, written where `output_dir` is given."""
+    prepared = PreparedData.load(options.prepared)
+    model = load_model(options.model)
+    examples = getattr(prepared.splits, options.split)
+    name = Path(options.model).resolve().name
+    ranks = model_ranks(name, model, prepared, examples, evaluation, exclude_history=options.exclude_history)
+    summary = summarise_methods([ranks])
+    if options.output_dir is not None:
+        folder = Path(options.output_dir)
+        folder.mkdir(parents=True, exist_ok=True)
+        write_results({"split": options.split, "methods": summary}, folder / "metrics.json")
+        write_ranks([ranks], [example.item for example in examples], folder / "ranks.parquet")
+    return summary
+
+
+def recommend_items(options: RecommendOptions) -> list[tuple[str, str, float]]:
+    """The `recommend` command: item id, text and score of the best items after a history."""
+    prepared = PreparedData.load(options.prepared)
+    with input_errors():
+        history = _history(options, prepared)
+        prepared.item_trie.index_of(history)
+        if options.top_k > options.num_beams:
+            raise ValueError(
+                f"got top_k={options.top_k} with num_beams={options.num_beams}; use at least as many beams"
+            )
+    lists = recommend_lists(
+        load_model(options.model),
+        prepared,
+        [history],
+        top_k=options.top_k,
+        num_beams=options.num_beams,
+        exclude=[history] if options.exclude_history else None,
+    )
+    return [(item, describe(prepared, item), score) for item, score in lists[0]]
+
+
+def recommend_lists(
+    model: PreTrainedModel,
+    prepared: PreparedData,
+    histories: Sequence[list[str]],
+    *,
+    top_k: int,
+    num_beams: int,
+    exclude: list[list[str]] | None = None,
+) -> list[list[tuple[Any, float]]]:
+    """Items and scores after each history."""
+    return recommend(
+        model,
+        prepared.tokenizer,
+        [prepared.prompt(history) for history in histories],
+        prepared.item_trie,
+        top_k=min(top_k, len(prepared.item_trie)),
+        num_beams=num_beams,
+        exclude=exclude,
+    )
+
+
+def describe(prepared: PreparedData, item: str) -> str:
+    """What a reader knows an item by: its title where there is one."""
+    titles = prepared.catalog.titles
+    if titles is None:
+        return f"{item} {prepared.catalog.text(item)}"
+    return titles[prepared.catalog.item_ids.index(item)]
+
+
+def _history(options: RecommendOptions, prepared: PreparedData) -> list[str]:
+    if (options.user is None) == (options.history is None):
+        raise InputError("give either --user or --history")
+    if options.history is not None:
+        return options.history
+    if options.user not in prepared.interactions.users:
+        known = json.dumps(prepared.interactions.users[:3])
+        raise InputError(f"there is no user {options.user!r}; users look like {known}")
+    return prepared.interactions.sequences[prepared.interactions.users.index(options.user)]

@@ -1,0 +1,178 @@
+"""What each command can be told. Plain dataclasses, so that `--help` needs neither torch nor transformers."""
+
+from dataclasses import dataclass, field
+
+
+class InputError(Exception):
+    """Something the user gave cannot be used. The command line shows the message alone and exits with status 2."""
+
+
+@dataclass
+class DataOptions:
+    """Where interactions come from and how they become prompts."""
+
+    data: str | None = field(
+        default=None,
+        metadata={
+            "help": "Folder in LC-Rec's format: inter.json, and index.json or item.json (also <name>.inter.json, also "
+            ".gz). Without it a small store is generated."
+        },
+    )
+    item_format: str = field(
+        default="semantic_ids",
+        metadata={
+            "help": "What names an item to the language model: its semantic ID (index.json) or its title (item.json).",
+            "choices": ["semantic_ids", "titles"],
+        },
+    )
+    max_users: int | None = field(
+        default=None,
+        metadata={"help": "Use only this many users, drawn by chance. For smoke runs; the report says so."},
+    )
+    max_history: int = field(default=20, metadata={"help": "Number of items that a prompt shows at most."})
+    rows: str = field(
+        default="sequences",
+        metadata={
+            "help": "Training rows: 'sequences', one a user with every item after the first a target (cheap), or "
+            "'targets', one a target.",
+            "choices": ["sequences", "targets"],
+        },
+    )
+    template: str | None = field(
+        default=None, metadata={"help": "Jinja template of a prompt, with the variables history and separator."}
+    )
+    vocab_size: int = field(
+        default=4096, metadata={"help": "Entries of the tokenizer trained on titles. Semantic IDs have one a token."}
+    )
+    store_users: int = field(default=1500, metadata={"help": "Users of the generated store."})
+    store_items: int = field(default=300, metadata={"help": "Items of the generated store."})
+    store_seed: int = field(default=0, metadata={"help": "Seed of the generated store."})
+
+
+@dataclass
+class ModelOptions:
+    """The language model: a small Llama from a configuration, or a pretrained one."""
+
+    model: str | None = field(
+        default=None,
+        metadata={
+            "help": "Pretrained causal language model: folder or Hub name. Without it a small Llama starts from "
+            "random weights."
+        },
+    )
+    hidden_size: int = field(default=64, metadata={"help": "Hidden size of the small Llama."})
+    intermediate_size: int = field(default=256, metadata={"help": "Width of its feed-forward layers."})
+    num_hidden_layers: int = field(default=4, metadata={"help": "Its layers; ILRec needs at least two."})
+    num_attention_heads: int = field(default=4, metadata={"help": "Its attention heads."})
+    attention_dropout: float = field(default=0.0, metadata={"help": "Its dropout on attention weights."})
+
+
+@dataclass
+class TeacherOptions:
+    """SASRec, the collaborative-filtering model behind the rewards."""
+
+    sasrec: str | None = field(
+        default=None, metadata={"help": "Folder of a trained SASRec. Without it one is trained where it is needed."}
+    )
+    sasrec_hidden_size: int = field(default=128, metadata={"help": "Hidden size of SASRec."})
+    sasrec_num_layers: int = field(default=2, metadata={"help": "Layers of SASRec."})
+    sasrec_dropout: float = field(default=0.5, metadata={"help": "Dropout of SASRec."})
+    sasrec_learning_rate: float = field(default=1e-3, metadata={"help": "Learning rate of SASRec."})
+    sasrec_epochs: int = field(
+        default=30, metadata={"help": "Epochs of SASRec at most; the best on validation counts."}
+    )
+    sasrec_batch_size: int = field(default=128, metadata={"help": "Users a batch of SASRec."})
+    reward_temperature: float = field(default=1.0, metadata={"help": "Temperature of SASRec's probabilities."})
+
+
+@dataclass
+class TrainingOptions:
+    """Fine-tuning, the same for SFT and ILRec."""
+
+    learning_rate: float = field(default=2e-3, metadata={"help": "Peak learning rate."})
+    num_train_epochs: float = field(default=6.0, metadata={"help": "Epochs."})
+    per_device_train_batch_size: int = field(default=32, metadata={"help": "Rows a step and device."})
+    gradient_accumulation_steps: int = field(default=1, metadata={"help": "Steps that make one update."})
+    warmup_ratio: float = field(default=0.05, metadata={"help": "Share of the updates in which the rate rises."})
+    lr_scheduler_type: str = field(default="cosine", metadata={"help": "Schedule of the learning rate."})
+    weight_decay: float = field(default=0.01, metadata={"help": "Weight decay."})
+    intermediate_layers: str = field(
+        default="auto", metadata={"help": "Layers that negatives are mined from: a count, a JSON list, or 'auto'."}
+    )
+    cpo_beta: float | None = field(default=None, metadata={"help": "Penalty on self-hard negatives. None: 3 here."})
+    cpd_weight: float = field(default=0.05, metadata={"help": "Weight of the distillation (lambda)."})
+    crr_weight: float | None = field(default=None, metadata={"help": "Weight of the rewards (mu). None: 1 here."})
+    trainer_args: str | None = field(
+        default=None, metadata={"help": "Any further fields of ILRecConfig, as JSON or as a mapping in the YAML file."}
+    )
+
+
+@dataclass
+class EvaluationOptions:
+    """Ranking: constrained beam search over the whole catalogue, for every user."""
+
+    num_beams: int = field(default=20, metadata={"help": "Beams; a target beyond them counts as not found."})
+    eval_batch_size: int = field(default=64, metadata={"help": "Users a batch in evaluation."})
+    validation_users: int = field(
+        default=1000, metadata={"help": "Users asked after each epoch, to keep the best; drawn by chance."}
+    )
+
+
+@dataclass
+class RunOptions:
+    """The whole comparison."""
+
+    output_dir: str = field(
+        default="runs/ilrec", metadata={"help": "Folder that receives report, results and models."}
+    )
+    seeds: list[int] = field(default_factory=lambda: [0], metadata={"help": "One SFT and one ILRec run a seed."})
+
+
+@dataclass
+class PrepareOptions:
+    """Prepare: read, split, name the items, build the tokenizer and the trie."""
+
+    output_dir: str = field(default="runs/data", metadata={"help": "Folder that receives the prepared data."})
+
+
+@dataclass
+class StageOptions:
+    """A later stage, on prepared data."""
+
+    prepared: str = field(metadata={"help": "Folder that `ilrec prepare` wrote."})
+    output_dir: str = field(metadata={"help": "Folder that receives what this stage makes."})
+    seed: int = field(default=0, metadata={"help": "Seed of weights and data order."})
+
+
+@dataclass
+class MethodOptions:
+    """Which loss."""
+
+    method: str = field(default="ilrec", metadata={"help": "Loss.", "choices": ["ilrec", "sft"]})
+
+
+@dataclass
+class EvaluateOptions:
+    """Evaluate a trained model, or SASRec, on a split."""
+
+    prepared: str = field(metadata={"help": "Folder that `ilrec prepare` wrote."})
+    model: str = field(metadata={"help": "Folder of the trained language model."})
+    output_dir: str | None = field(
+        default=None,
+        metadata={"help": "Folder that receives metrics.json and ranks.parquet; without it none is written."},
+    )
+    exclude_history: bool = field(default=False, metadata={"help": "Never recommend an item of the user's history."})
+    split: str = field(default="test", metadata={"help": "Users' questions.", "choices": ["validation", "test"]})
+
+
+@dataclass
+class RecommendOptions:
+    """Recommend items to one user or after one history."""
+
+    prepared: str = field(metadata={"help": "Folder that `ilrec prepare` wrote."})
+    model: str = field(metadata={"help": "Folder of the trained language model."})
+    user: str | None = field(default=None, metadata={"help": "User id; the whole sequence is the history."})
+    history: list[str] | None = field(default=None, metadata={"help": "Item ids, oldest first, instead of a user."})
+    top_k: int = field(default=10, metadata={"help": "Number of items to recommend."})
+    num_beams: int = field(default=20, metadata={"help": "Beams; at least top_k."})
+    exclude_history: bool = field(default=False, metadata={"help": "Never recommend an item of the history."})

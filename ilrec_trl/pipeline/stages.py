@@ -1,0 +1,54 @@
+"""Single training stages on prepared data, as the commands `sasrec` and `train` run them."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+
+from ..report.console import metrics_table, show
+from ..report.results import summarise_methods, write_results
+from ..rewards.rewards import SASRecReward
+from .baselines import teacher_ranks, train_teacher
+from .options import EvaluationOptions, InputError, ModelOptions, StageOptions, TeacherOptions, TrainingOptions
+from .prepare import PreparedData
+from .train import build_model, train_method
+
+
+def train_sasrec_stage(stage: StageOptions, teacher: TeacherOptions) -> None:
+    """Train SASRec, save it in the output folder, and show how it ranks for the validation users."""
+    prepared = PreparedData.load(stage.prepared)
+    model = train_teacher(prepared, teacher, stage.output_dir, stage.seed)
+    ranks = teacher_ranks(model, prepared.splits.validation, dataclasses.asdict(teacher))
+    summary = summarise_methods([ranks])
+    Path(stage.output_dir).mkdir(parents=True, exist_ok=True)
+    write_results({"split": "validation", "methods": summary}, Path(stage.output_dir) / "metrics.json")
+    show(metrics_table(summary))
+
+
+def train_stage(
+    stage: StageOptions,
+    method: str,
+    model_options: ModelOptions,
+    teacher: TeacherOptions,
+    training: TrainingOptions,
+    evaluation: EvaluationOptions,
+) -> None:
+    """Train one method and save the model in the output folder. ILRec with rewards needs `--sasrec`."""
+    prepared = PreparedData.load(stage.prepared)
+    uses_rewards = method == "ilrec" and training.crr_weight != 0
+    if uses_rewards and teacher.sasrec is None:
+        raise InputError(
+            "ILRec's collaborative rewards need a trained SASRec: give --sasrec FOLDER (from `ilrec sasrec`), or "
+            "--crr_weight 0"
+        )
+    model = build_model(prepared, model_options, stage.seed)
+    reward = None
+    if uses_rewards:
+        sasrec = train_teacher(prepared, teacher, stage.output_dir, stage.seed)
+        reward = SASRecReward(sasrec, prepared.item_trie, teacher.reward_temperature, model.device)
+    trained = train_method(
+        method, prepared, model, training, evaluation, stage.output_dir, seed=stage.seed, reward_func=reward
+    )
+    (Path(stage.output_dir) / "log.json").write_text(json.dumps(trained.history, indent=1) + "\n")
+    show(f"Best validation NDCG@10 {trained.settings['validation_ndcg@10']:.4f}; model in {stage.output_dir}")

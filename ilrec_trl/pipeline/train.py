@@ -1,0 +1,200 @@
+"""Train stage: SFT or ILRec from the same weights, with the same seed, data order and budget."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import random
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM, set_seed
+from trl import SFTConfig, SFTTrainer
+
+from ..evaluation.evaluator import RecommendationCallback, RecommendationEvaluator
+from ..trainer.ilrec_config import ILRecConfig
+from ..trainer.ilrec_trainer import ILRecTrainer
+from .options import EvaluationOptions, InputError, ModelOptions, TrainingOptions
+from .prepare import PreparedData, input_errors
+
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+    from ..rewards.rewards import RewardFunc
+
+# Fields of TrainingOptions that are ILRec's own; SFT has no use for them.
+ILREC_FIELDS = ("intermediate_layers", "cpo_beta", "cpd_weight", "crr_weight")
+
+
+@dataclass
+class TrainedModel:
+    """
+    Outcome of [`train_method`].
+
+    Args:
+        model ([`~transformers.PreTrainedModel`]): The model of the epoch that was best on validation.
+        settings (`dict`): What it was trained with, for the report.
+        history (`list[dict]`): What the trainer logged.
+    """
+
+    model: PreTrainedModel
+    settings: dict[str, Any]
+    history: list[dict[str, Any]]
+
+
+def build_model(prepared: PreparedData, options: ModelOptions, seed: int) -> PreTrainedModel:
+    """A small Llama with random weights drawn from `seed`, or the pretrained model with the item tokens added."""
+    set_seed(seed)
+    tokenizer = prepared.tokenizer
+    if options.model is not None:
+        with input_errors():
+            model = AutoModelForCausalLM.from_pretrained(options.model)
+        if len(tokenizer) > model.get_input_embeddings().num_embeddings:
+            model.resize_token_embeddings(len(tokenizer))
+        return model
+    config = LlamaConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=options.hidden_size,
+        intermediate_size=options.intermediate_size,
+        num_hidden_layers=options.num_hidden_layers,
+        num_attention_heads=options.num_attention_heads,
+        attention_dropout=options.attention_dropout,
+        max_position_embeddings=max(64, prepared.max_length()),
+        tie_word_embeddings=False,
+        pad_token_id=tokenizer.pad_token_id,
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+    )
+    return LlamaForCausalLM(config)
+
+
+def train_method(
+    method: str,
+    prepared: PreparedData,
+    model: PreTrainedModel,
+    training: TrainingOptions,
+    evaluation: EvaluationOptions,
+    output_dir: str | Path,
+    *,
+    seed: int = 0,
+    reward_func: RewardFunc | None = None,
+) -> TrainedModel:
+    """
+    Fine-tune and keep the epoch that ranks best on validation users.
+
+    Args:
+        method (`str`): `"ilrec"` or `"sft"`; the latter is TRL's own SFTTrainer.
+        prepared (`PreparedData`): The data.
+        model ([`~transformers.PreTrainedModel`]): Initial weights; trained in place.
+        training (`TrainingOptions`): Budget and weights of the losses.
+        evaluation (`EvaluationOptions`): How validation users are ranked.
+        output_dir (`str` or `Path`): Receives checkpoints and the final model.
+        seed (`int`, *optional*, defaults to `0`): Seed of data order and dropout.
+        reward_func ([`RewardFunc`], *optional*): Collaborative rewards for ILRec.
+
+    Raises:
+        `InputError`: for `trainer_args` that the configuration does not know.
+    """
+    arguments = trainer_arguments(method, prepared, training, output_dir, seed)
+    validation = prepared.questions(sample(prepared.splits.validation, evaluation.validation_users))
+    evaluator = RecommendationEvaluator(
+        validation, prepared.item_trie, num_beams=evaluation.num_beams, batch_size=evaluation.eval_batch_size
+    )
+    callback = RecommendationCallback(evaluator)
+    common = {
+        "model": model,
+        "train_dataset": prepared.training_rows(),
+        "eval_dataset": validation,
+        "processing_class": prepared.tokenizer,
+        "callbacks": [callback],
+    }
+    trainer: SFTTrainer
+    with input_errors():
+        args = (SFTConfig if method == "sft" else ILRecConfig)(**arguments)
+    if method == "sft":
+        trainer = SFTTrainer(args=args, **common)
+        callback.trainer = trainer
+    else:
+        trainer = ILRecTrainer(args=args, item_trie=prepared.item_trie, reward_func=reward_func, **common)
+    trainer.train()
+    trainer.save_model(str(output_dir))
+    best = trainer.state.best_metric
+    settings = settings_of(method, training, seed) | {"parameters": model.num_parameters()}
+    settings |= {"best_epoch": _best_epoch(trainer.state.log_history, best), "validation_ndcg@10": best}
+    return TrainedModel(model, settings, trainer.state.log_history)
+
+
+def trainer_arguments(
+    method: str, prepared: PreparedData, training: TrainingOptions, output_dir: str | Path, seed: int
+) -> dict[str, Any]:
+    """Arguments of SFTConfig or ILRecConfig: the same for both, but for ILRec's own."""
+    on_gpu = torch.cuda.is_available()
+    arguments = {
+        "output_dir": str(output_dir),
+        "seed": seed,
+        "learning_rate": training.learning_rate,
+        "num_train_epochs": training.num_train_epochs,
+        "per_device_train_batch_size": training.per_device_train_batch_size,
+        "per_device_eval_batch_size": training.per_device_train_batch_size,
+        "gradient_accumulation_steps": training.gradient_accumulation_steps,
+        "warmup_steps": training.warmup_ratio,
+        "lr_scheduler_type": training.lr_scheduler_type,
+        "weight_decay": training.weight_decay,
+        "max_length": prepared.max_length(),
+        "train_sampling_strategy": "group_by_length",
+        "eval_strategy": "epoch",
+        "save_strategy": "epoch",
+        "save_total_limit": 1,
+        "save_only_model": True,
+        "load_best_model_at_end": True,
+        "metric_for_best_model": "eval_ndcg@10",
+        "greater_is_better": True,
+        "logging_steps": 50,
+        "report_to": "none",
+        "activation_checkpointing": False,
+        "bf16": on_gpu and torch.cuda.is_bf16_supported(),
+        "dataloader_pin_memory": on_gpu,
+    }
+    if method == "ilrec":
+        arguments |= {name: getattr(training, name) for name in ILREC_FIELDS}
+    return arguments | _extra_arguments(method, training)
+
+
+def sample(examples: list[Any], number: int) -> list[Any]:
+    """A random part of the examples, the same for every method, in their own order."""
+    if number >= len(examples):
+        return examples
+    return [examples[row] for row in sorted(random.Random(0).sample(range(len(examples)), number))]
+
+
+def settings_of(method: str, training: TrainingOptions, seed: int) -> dict[str, Any]:
+    """What the report says about a method's training."""
+    settings = {name: value for name, value in dataclasses.asdict(training).items() if name != "trainer_args"}
+    if method == "sft":
+        settings = {name: value for name, value in settings.items() if name not in ILREC_FIELDS}
+    return settings | _extra_arguments(method, training) | {"seed": seed}
+
+
+def _extra_arguments(method: str, training: TrainingOptions) -> dict[str, Any]:
+    extra: Any = training.trainer_args or {}
+    if isinstance(extra, str):
+        try:
+            extra = json.loads(extra)
+        except json.JSONDecodeError as error:
+            raise InputError(
+                f"--trainer_args is not JSON ({error}); write for example '{{\"max_steps\": 10}}'"
+            ) from error
+    known = {field.name for field in dataclasses.fields(ILRecConfig) if field.init}
+    if unknown := sorted(set(extra) - known):
+        raise InputError(f"ILRecConfig has no field {unknown[0]!r}; remove it from trainer_args")
+    if method == "sft":
+        shared = {field.name for field in dataclasses.fields(SFTConfig)}
+        return {name: value for name, value in extra.items() if name in shared}
+    return dict(extra)
+
+
+def _best_epoch(history: list[dict[str, Any]], best: float | None) -> float | None:
+    return next((entry["epoch"] for entry in history if best is not None and entry.get("eval_ndcg@10") == best), None)

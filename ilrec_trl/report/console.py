@@ -1,0 +1,60 @@
+"""Tables on the terminal."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from .results import METRICS
+
+
+def metrics_table(methods: Mapping[str, Mapping[str, Any]]) -> Table:
+    """Every method's metrics, each with one standard error."""
+    table = Table(title="Full ranking, mean over users ± one standard error")
+    table.add_column("method")
+    for metric in METRICS:
+        table.add_column(metric, justify="right")
+    for name, method in methods.items():
+        errors = method["standard_error"]
+        table.add_row(escape(name), *(f"{method[metric]:.4f} ± {_number(errors[metric])}" for metric in METRICS))
+    return table
+
+
+def seconds_table(title: str, seconds: Mapping[str, float]) -> Table:
+    """Seconds of each stage, and their sum."""
+    table = Table(title=title)
+    table.add_column("stage")
+    table.add_column("time", justify="right")
+    for stage, value in seconds.items():
+        table.add_row(escape(stage), duration(value))
+    table.add_section()
+    table.add_row("total", duration(sum(seconds.values())))
+    return table
+
+
+def list_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:
+    """A plain table."""
+    table = Table(*header)
+    for row in rows:
+        table.add_row(*map(escape, row))
+    return table
+
+
+def duration(seconds: float) -> str:
+    """Seconds as a reader says them: `48 s`, `3 min 20 s`."""
+    whole = round(seconds)
+    return f"{whole} s" if whole < 60 else f"{whole // 60} min {whole % 60} s"
+
+
+def show(content: Any) -> None:
+    """Print to standard output; wide enough for a table when it is not a terminal."""
+    console = Console()
+    if not console.is_terminal:
+        console = Console(width=120)
+    console.print(content)
+
+
+def _number(value: float | None) -> str:
+    return "-" if value is None else f"{value:.4f}"

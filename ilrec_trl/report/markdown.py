@@ -1,0 +1,160 @@
+"""`report.md`: the figures of a run for a reader."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from .results import METRICS
+
+
+_TITLES = {
+    "hit@1": "Hit@1",
+    "hit@5": "Hit@5",
+    "hit@10": "Hit@10",
+    "ndcg@5": "NDCG@5",
+    "ndcg@10": "NDCG@10",
+    "mrr": "MRR",
+}
+
+
+@dataclass
+class ExampleList:
+    """
+    What the methods recommend to one user.
+
+    Args:
+        user (`str`): User id.
+        history (`list[str]`): Texts of the latest items, oldest first.
+        target (`str`): Text of the item that came next.
+        lists (`dict[str, list[str]]`): Texts of the recommended items by method, best first.
+    """
+
+    user: str
+    history: list[str]
+    target: str
+    lists: dict[str, list[str]]
+
+
+def render_report(results: dict[str, Any], examples: Sequence[ExampleList] = (), title: str = "Run") -> str:
+    """
+    The whole report.
+
+    Args:
+        results (`dict`): What `results.json` holds.
+        examples (`list[ExampleList]`, *optional*): Recommendation lists to show.
+        title (`str`, *optional*, defaults to `"Run"`): Heading.
+    """
+    parts = [
+        f"# {title}",
+        _data(results),
+        "## Results",
+        "Full ranking over the catalogue; no user left out. In brackets one standard error over users.",
+        table(["method", *(_TITLES[metric] for metric in METRICS)], _method_rows(results)),
+        _per_seed(results),
+        "## Do the methods differ?",
+        verdict(results),
+        "Paired t-test over users, `a` minus `b`. It covers the chance of the users drawn, not that of the seed.",
+        table(["a", "b", "metric", "difference", "standard error", "p", "seeds"], _paired_rows(results)),
+        "## Examples" if examples else "",
+        *(_example(example) for example in examples),
+        "## How it was run",
+        f"```bash\n{results['command']}\n```",
+        _settings(results),
+        "## Time",
+        table(["stage", "seconds"], [[stage, f"{seconds:.0f}"] for stage, seconds in results["seconds"].items()]),
+        "## Versions",
+        table(["package", "version"], [[name, str(version)] for name, version in results["versions"].items()]),
+        f"Revision `{results['revision']}`, device: {results['device']}.",
+    ]
+    return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A Markdown table; cells are kept on one line and pipes in them escaped."""
+    lines = [header, ["---"] * len(header), *rows]
+    return "\n".join("| " + " | ".join(_cell(cell) for cell in line) + " |" for line in lines)
+
+
+def verdict(results: dict[str, Any]) -> str:
+    """One sentence on ILRec against SFT, by NDCG@10 over all seeds; empty where the run holds no such pair."""
+    rows = [row for row in results["paired"] if (row["a"], row["b"], row["metric"]) == ("ILRec", "SFT", "ndcg@10")]
+    if not rows:
+        return ""
+    row = rows[0]
+    difference = f"{row['difference']:+.4f} ± {row['standard_error']:.4f} (p = {row['p_value']:.2g})"
+    if row["p_value"] >= 0.05:
+        return f"**No difference between ILRec and SFT is shown**: NDCG@10 {difference}."
+    return f"**ILRec is {'better' if row['difference'] > 0 else 'worse'} than SFT**: NDCG@10 {difference}."
+
+
+def _data(results: dict[str, Any]) -> str:
+    data = results["data"]
+    names = ["name", "users", "items", "interactions", "test_users"]
+    cells = [f"{data[name]:,}" if isinstance(data[name], int) else str(data[name]) for name in names]
+    text = table(["data", "users", "items", "interactions", "test users"], [cells])
+    notes = [f"- {note}" for note in data.get("notes", [])]
+    return text + ("\n\n" + "\n".join(notes) if notes else "")
+
+
+def _method_rows(results: dict[str, Any]) -> list[list[str]]:
+    rows = []
+    for name, method in results["methods"].items():
+        errors = method["standard_error"]
+        rows.append([name, *(f"{method[metric]:.4f} ({errors[metric]:.4f})" for metric in METRICS)])
+    return rows
+
+
+def _per_seed(results: dict[str, Any]) -> str:
+    rows = [
+        [name, str(figures["seed"]), *(f"{figures[metric]:.4f}" for metric in METRICS)]
+        for name, method in results["methods"].items()
+        for figures in method.get("per_seed", [])
+    ]
+    return table(["method", "seed", *(_TITLES[metric] for metric in METRICS)], rows) if rows else ""
+
+
+def _paired_rows(results: dict[str, Any]) -> list[list[str]]:
+    return [
+        [
+            row["a"],
+            row["b"],
+            _TITLES[row["metric"]],
+            f"{row['difference']:+.4f}",
+            f"{row['standard_error']:.4f}",
+            f"{row['p_value']:.2g}",
+            ", ".join("-" if seed is None else str(seed) for seed in row["seeds"]),
+        ]
+        for row in results["paired"]
+    ]
+
+
+def _example(example: ExampleList) -> str:
+    history = "\n".join(f"{place}. {_escape(text)}" for place, text in enumerate(example.history, 1))
+    columns = list(example.lists)
+    depth = max(len(texts) for texts in example.lists.values())
+    rows = []
+    for place in range(depth):
+        texts = [example.lists[name][place] if place < len(example.lists[name]) else "" for name in columns]
+        rows.append([str(place + 1), *(f"**{text}**" if text == example.target else text for text in texts)])
+    return (
+        f"### User {example.user}\n\nLatest items:\n\n{history}\n\nNext item: **{_escape(example.target)}**\n\n"
+        f"{table(['rank', *columns], rows)}"
+    )
+
+
+def _settings(results: dict[str, Any]) -> str:
+    rows = [
+        [name, "; ".join(f"{key} = {value}" for key, value in method["settings"].items()) or "-"]
+        for name, method in results["methods"].items()
+    ]
+    seeds = ", ".join(map(str, results["seeds"]))
+    return f"Seeds: {seeds}.\n\n" + table(["method", "settings"], rows)
+
+
+def _cell(text: str) -> str:
+    return _escape(text).replace("|", "\\|").replace("\n", " ")
+
+
+def _escape(text: str) -> str:
+    # A semantic-ID token such as <a_12> would be taken for an HTML tag and vanish.
+    return str(text).replace("&", "&amp;").replace("<", "&lt;")
