@@ -7,9 +7,9 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.references import naive_items, naive_next_tokens, naive_token_rewards
 
 from ilrec_trl import ItemTrie
+from tests.references import naive_items, naive_next_tokens, naive_token_rewards
 
 
 DATA = Path(__file__).parents[3] / "shared" / "data"
@@ -214,5 +214,6 @@ def test_real_semantic_ids(name):
         assert set(trie.items(prefix)) == naive_items(sequences, prefix)
         rewards = trie.token_rewards(scores, [prefix], len(vocabulary))[0]
         expected = naive_token_rewards(sequences, by_item, prefix)
-        assert rewards.nonzero().flatten().tolist() == sorted(expected)
+        assert trie.next_tokens(prefix) == sorted(expected)
+        assert set(rewards.nonzero().flatten().tolist()) <= set(expected)  # shares below 1e-16 may be 0
         torch.testing.assert_close(rewards[sorted(expected)], torch.tensor([expected[t] for t in sorted(expected)]))
