@@ -21,7 +21,8 @@ if TYPE_CHECKING:
     from .items.item_catalog import ItemCatalog
     from .items.item_trie import ItemTrie
     from .rewards.rewards import RewardFunc, SASRecReward, ScoreMatrixReward
-    from .rewards.sasrec import SASRecConfig, SASRecModel, train_sasrec
+    from .rewards.sasrec import SASRecConfig, SASRecModel
+    from .rewards.sasrec_training import train_sasrec
     from .trainer.data_collator import DataCollatorForItemCompletion
     from .trainer.ilrec_config import ILRecConfig
     from .trainer.ilrec_trainer import ILRecTrainer
@@ -70,7 +71,7 @@ _MODULES = {
     "rank_items": ".evaluation.recommend",
     "recommend": ".evaluation.recommend",
     "sequence_dataset": ".data.prompts",
-    "train_sasrec": ".rewards.sasrec",
+    "train_sasrec": ".rewards.sasrec_training",
 }
 
 

@@ -171,3 +171,46 @@ def naive_beam_search(token_scores, sequences, num_beams, excluded=()):
 
 
 # -------------------------------------------------------------------------------------------- end of items and search
+
+
+# ----------------------------------------------------------------------------------------------------------- SASRec
+
+
+def naive_sasrec_scores(model, history):
+    """Logits (I,) in float64 of all items after `history` (item indices): one head, one query at a time, no batch."""
+    weights = {name: value.double() for name, value in model.state_dict().items()}
+
+    def norm(vector, name):
+        centred = vector - vector.mean()
+        return centred / ((centred**2).mean() + 1e-5).sqrt() * weights[f"{name}.weight"] + weights[f"{name}.bias"]
+
+    def linear(vector, name):
+        return weights[f"{name}.weight"] @ vector + weights[f"{name}.bias"]
+
+    def gelu(vector):
+        return vector * 0.5 * (1 + (vector / math.sqrt(2)).erf())
+
+    items = weights["item_embedding.weight"][1:]
+    states = [items[item] + weights["position_embedding.weight"][place] for place, item in enumerate(history)]
+    for layer in range(model.config.num_hidden_layers):
+        name = f"layers.{layer}"
+        width = len(states[0])
+        heads = model.config.num_attention_heads
+        projected = [linear(norm(state, f"{name}.attention_norm"), f"{name}.query_key_value") for state in states]
+        for place in range(len(states)):
+            mixed = []
+            for head in range(heads):
+                part = slice(head * width // heads, (head + 1) * width // heads)
+                query = projected[place][:width][part]
+                keys = [vector[width : 2 * width][part] for vector in projected[: place + 1]]
+                values = [vector[2 * width :][part] for vector in projected[: place + 1]]
+                attention = [((query @ key) / math.sqrt(width / heads)).exp() for key in keys]
+                mixed += sum(a * v for a, v in zip(attention, values, strict=True)) / sum(attention)
+            state = states[place] + linear(query.new_tensor(mixed), f"{name}.attention_output")
+            inner = gelu(linear(norm(state, f"{name}.feed_forward_norm"), f"{name}.feed_forward.0"))
+            states[place] = state + linear(inner, f"{name}.feed_forward.3")
+    last = norm(states[-1], "norm")
+    return items @ last if model.output is None else linear(last, "output")
+
+
+# ---------------------------------------------------------------------------------------------------- end of SASRec

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from ilrec_trl.data.splits import NextItemExample, Splits, UserSequence
+from .splits import NextItemExample, Splits, UserSequence
 
 
 if TYPE_CHECKING:

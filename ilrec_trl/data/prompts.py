@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
-from ilrec_trl.data.splits import NextItemExample, UserSequence
+from .splits import NextItemExample, UserSequence
 
 
 if TYPE_CHECKING:

@@ -1,0 +1,235 @@
+"""Item scores for collaborative reward regularisation: from SASRec, from disk, or from anything callable."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+import torch
+from safetensors.torch import load_file, save_file
+
+from .sasrec import SASRecModel
+
+
+if TYPE_CHECKING:
+    from ..items.item_trie import ItemTrie
+
+
+class RewardFunc(Protocol):
+    """
+    What [`ILRecTrainer`] takes as `reward_func`: any callable of this signature.
+
+    Args:
+        histories (`list[list[str]]`):
+            Item ids before each target, oldest first.
+        **columns:
+            The other columns of the data set, one value a history, for example `user`.
+
+    Returns:
+        `torch.Tensor` of shape `(B, I)`: Non-negative scores of any scale, columns in the order of
+        `ItemTrie.item_ids`.
+
+    Example:
+
+    ```python
+    >>> from ilrec_trl.items.item_trie import ItemTrie
+
+    >>> trie = ItemTrie.from_sequences({"guitar": [1, 2], "strings": [1, 3], "tuner": [0, 4]})
+    >>> popularity = torch.tensor([{"guitar": 5.0, "strings": 9.0, "tuner": 1.0}[item] for item in trie.item_ids])
+    >>> def reward_func(histories, **columns):
+    ...     return popularity.expand(len(histories), -1)
+    >>> check_reward_func(reward_func, trie, [["tuner"]])
+
+    ```
+    """
+
+    def __call__(self, histories: list[list[str]], **columns: Any) -> torch.Tensor: ...
+
+
+class SASRecReward:
+    """
+    Probabilities of all items as the next one, by a trained SASRec.
+
+    Args:
+        model ([`SASRecModel`] or `str`):
+            Trained model, or where `save_pretrained` put it. A model passed in is put into eval mode, without
+            gradients.
+        item_trie ([`ItemTrie`]):
+            Gives the order of the columns. Its items must all be known to the model; items of the model that are not
+            in the trie are left out before the softmax.
+        temperature (`float`, *optional*, defaults to `1.0`):
+            Divides the logits; above 1 spreads the probability over more items.
+        device (`str` or `torch.device`, *optional*):
+            Where to compute. By default where the model is.
+
+    Raises:
+        ValueError: If the model does not know an item of the trie, or `temperature` is not positive.
+    """
+
+    def __init__(
+        self,
+        model: SASRecModel | str | Path,
+        item_trie: ItemTrie,
+        temperature: float = 1.0,
+        device: str | torch.device | None = None,
+    ) -> None:
+        if not temperature > 0:
+            raise ValueError(f"Got temperature={temperature}; expected a positive number, 1 for SASRec's own softmax.")
+        if not isinstance(model, SASRecModel):
+            model = SASRecModel.from_pretrained(model)
+        self.model = model.to(device or model.device).eval().requires_grad_(False)
+        self.temperature = temperature
+        self.columns = _columns_of(item_trie, self.model.config.item_ids, "SASRec").to(self.model.device)  # (I,)
+
+    def __call__(self, histories: list[list[str]], **columns: Any) -> torch.Tensor:
+        """Probabilities `(B, I)` in float32; `ValueError` for an empty history or an item the model does not know."""
+        logits = self.model.score([[str(item) for item in history] for history in histories])
+        return torch.softmax(logits[:, self.columns] / self.temperature, dim=-1)  # (B, I)
+
+
+class ScoreMatrixReward:
+    """
+    Scores computed beforehand, one row a user, as another library may write them.
+
+    The data set needs a column that says whose row to read. As one row serves all targets of a user, the scores must
+    come from a model that has not seen what is evaluated.
+
+    Args:
+        scores (`torch.Tensor` of shape `(U, I)`):
+            Finite, non-negative scores of any scale.
+        users (`list[str]`):
+            User of each row.
+        item_ids (`list[str]`):
+            Item of each column; must contain every item of the trie.
+        item_trie ([`ItemTrie`]):
+            Gives the order of the columns that are returned.
+        user_column (`str`, *optional*, defaults to `"user"`):
+            Column of the data set with the user's id.
+
+    Raises:
+        ValueError: For lists that do not fit the matrix, missing items, or scores that are negative or not finite.
+    """
+
+    def __init__(
+        self,
+        scores: torch.Tensor,
+        users: Sequence[str],
+        item_ids: Sequence[str],
+        item_trie: ItemTrie,
+        user_column: str = "user",
+    ) -> None:
+        if tuple(scores.shape) != (len(users), len(item_ids)):
+            raise ValueError(
+                f"Got scores of shape {tuple(scores.shape)} for {len(users)} users and {len(item_ids)} items; "
+                "expected one row a user and one column an item."
+            )
+        _check_scores(scores, "The score matrix")
+        self.rows = {str(user): row for row, user in enumerate(users)}
+        self.scores = scores[:, _columns_of(item_trie, item_ids, "The score matrix").to(scores.device)]  # (U, I)
+        self.user_column = user_column
+
+    @classmethod
+    def load(cls, folder: str | Path, item_trie: ItemTrie, user_column: str = "user") -> ScoreMatrixReward:
+        """Read what [`save_scores`] wrote."""
+        names = json.loads((Path(folder) / "scores.json").read_text(encoding="utf-8"))
+        scores = load_file(Path(folder) / "scores.safetensors")["scores"]
+        return cls(scores, names["users"], names["item_ids"], item_trie, user_column)
+
+    def __call__(self, histories: list[list[str]], **columns: Any) -> torch.Tensor:
+        """Scores `(B, I)` of the users named in the user column."""
+        if columns.get(self.user_column) is None:
+            raise ValueError(
+                f"Scores are looked up by the column {self.user_column!r}, but got {sorted(columns)}; add it to the "
+                "data set or name another with `user_column`."
+            )
+        users = [str(user) for user in columns[self.user_column]]
+        unknown = [user for user in users if user not in self.rows]
+        if unknown:
+            raise ValueError(f"Users {unknown[:5]} are not among the {len(self.rows)} of the score matrix; add them.")
+        return self.scores[torch.tensor([self.rows[user] for user in users], device=self.scores.device)]
+
+
+def save_scores(folder: str | Path, scores: torch.Tensor, users: Sequence[str], item_ids: Sequence[str]) -> None:
+    """
+    Write item scores for [`ScoreMatrixReward.load`]: `scores.safetensors` and `scores.json`.
+
+    Args:
+        folder (`str` or `Path`):
+            Created if needed.
+        scores (`torch.Tensor` of shape `(U, I)`):
+            Finite, non-negative scores.
+        users (`list[str]`):
+            User of each row.
+        item_ids (`list[str]`):
+            Item of each column.
+    """
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    save_file({"scores": scores.contiguous()}, folder / "scores.safetensors")
+    names = {"users": [str(user) for user in users], "item_ids": [str(item) for item in item_ids]}
+    (folder / "scores.json").write_text(json.dumps(names), encoding="utf-8")
+
+
+def check_reward_func(
+    reward_func: RewardFunc, item_trie: ItemTrie, histories: list[list[str]], **columns: Any
+) -> None:
+    """
+    Call a reward function once and refuse what the loss could not use.
+
+    Args:
+        reward_func ([`RewardFunc`]):
+            Function to try.
+        item_trie ([`ItemTrie`]):
+            Catalogue whose items are to be scored.
+        histories (`list[list[str]]`):
+            A few real histories.
+        **columns:
+            The other columns of the same rows.
+
+    Raises:
+        TypeError: If it is not callable or does not return a tensor.
+        ValueError: If the scores have another shape, are negative or not finite, or are all 0 for some history.
+    """
+    if not callable(reward_func):
+        raise TypeError(f"Got a reward_func of type {type(reward_func).__name__}; expected a callable.")
+    scores = reward_func(histories, **columns)
+    if not isinstance(scores, torch.Tensor):
+        raise TypeError(f"reward_func returned a {type(scores).__name__}; expected a torch.Tensor of shape (B, I).")
+    expected = (len(histories), len(item_trie))
+    if tuple(scores.shape) != expected:
+        raise ValueError(
+            f"reward_func returned scores of shape {tuple(scores.shape)} for {len(histories)} histories; expected "
+            f"{expected}, one column an item in the order of `item_trie.item_ids`."
+        )
+    _check_scores(scores, "reward_func")
+    empty = (scores.sum(-1) == 0).nonzero().flatten().tolist()
+    if empty:
+        raise ValueError(
+            f"reward_func gave score 0 to every item for history {histories[empty[0]]}; return some mass, for example "
+            "item popularity where nothing is known."
+        )
+
+
+def _check_scores(scores: torch.Tensor, source: str) -> None:
+    wrong = ~(scores.isfinite() & (scores >= 0))
+    if wrong.any():
+        row, column = wrong.nonzero()[0].tolist()
+        raise ValueError(
+            f"{source} holds {int(wrong.sum())} scores that are negative or not finite, the first "
+            f"{scores[row, column]} in row {row}, column {column}; expected finite scores of at least 0, such as "
+            "probabilities: apply a softmax to logits."
+        )
+
+
+def _columns_of(item_trie: ItemTrie, item_ids: Sequence[str], source: str) -> torch.Tensor:
+    """Where each item of the trie stands in `item_ids`: `(I,)`."""
+    index = {str(item): column for column, item in enumerate(item_ids)}
+    unknown = [item for item in item_trie.item_ids if str(item) not in index]
+    if unknown:
+        raise ValueError(
+            f"{source} does not know {len(unknown)} of the {len(item_trie)} items of the trie, the first is "
+            f"{unknown[0]!r}; score the whole catalogue, or build the trie of the known items only."
+        )
+    return torch.tensor([index[str(item)] for item in item_trie.item_ids])

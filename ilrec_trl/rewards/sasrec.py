@@ -1,0 +1,251 @@
+"""SASRec, the collaborative-filtering model, by the conventions of transformers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from huggingface_hub.dataclasses import strict
+from torch import nn
+from torch.nn import functional as F
+from transformers import (
+    PreTrainedConfig,
+    PreTrainedModel,
+)
+from transformers.utils import ModelOutput
+
+
+IGNORE_INDEX = -100  # label of positions without a target, as in transformers
+PADDING = 0  # input id after a sequence's end; item i of `item_ids` has input id i + 1 and label i
+
+
+@strict
+class SASRecConfig(PreTrainedConfig):
+    r"""
+    Configuration of a [`SASRecModel`].
+
+    Args:
+        item_ids (`list[str]`, *optional*): Ids of all items that can be ranked, in the order of the scores. Kept here
+            so that a saved model knows its items.
+        hidden_size (`int`, *optional*, defaults to `128`): Width of item vectors and layers.
+        num_hidden_layers (`int`, *optional*, defaults to `2`): Number of Transformer layers.
+        num_attention_heads (`int`, *optional*, defaults to `2`): Number of attention heads a layer.
+        max_position_embeddings (`int`, *optional*, defaults to `50`): Longest history in items; older items are
+            dropped.
+        dropout (`float`, *optional*, defaults to `0.5`): Share of activations set to zero in training.
+        tie_word_embeddings (`bool`, *optional*, defaults to `False`): Whether items are scored by their input vectors,
+            as in the paper. An output matrix of its own ranks far better.
+        initializer_range (`float`, *optional*, defaults to `0.02`): Standard deviation of initial weights.
+        item_initializer_range (`float`, *optional*, defaults to `0.3`): Standard deviation of initial item vectors.
+            Items that differ from the start are told apart in half the epochs that `0.02` takes.
+    """
+
+    model_type = "sasrec"
+
+    item_ids: list[str] | None = None
+    hidden_size: int = 128
+    num_hidden_layers: int = 2
+    num_attention_heads: int = 2
+    max_position_embeddings: int = 50
+    dropout: float = 0.5
+    tie_word_embeddings: bool = False
+    initializer_range: float = 0.02
+    item_initializer_range: float = 0.3
+
+
+@dataclass
+class SASRecOutput(ModelOutput):
+    """
+    Output of [`SASRecModel`].
+
+    Args:
+        loss (`torch.Tensor` of shape `()`, *optional*): Mean cross-entropy a target in nats, where labels were given.
+        logits (`torch.Tensor` of shape `(N, I)`): Scores of all items at each labelled position, row by row; without
+            labels at the last position of each row.
+    """
+
+    loss: torch.Tensor | None = None
+    logits: torch.Tensor | None = None
+
+
+class SASRecLayer(nn.Module):
+    """One pre-norm Transformer layer; a position sees itself and what precedes it."""
+
+    def __init__(self, config: SASRecConfig) -> None:
+        super().__init__()
+        width = config.hidden_size
+        self.num_heads = config.num_attention_heads
+        self.dropout = config.dropout
+        self.attention_norm = nn.LayerNorm(width)
+        self.query_key_value = nn.Linear(width, 3 * width)
+        self.attention_output = nn.Linear(width, width)
+        self.feed_forward_norm = nn.LayerNorm(width)
+        self.feed_forward = nn.Sequential(
+            nn.Linear(width, 4 * width), nn.GELU(), nn.Dropout(config.dropout), nn.Linear(4 * width, width)
+        )
+
+    def forward(self, hidden: torch.Tensor) -> torch.Tensor:
+        batch, length, width = hidden.shape
+        projected = self.query_key_value(self.attention_norm(hidden))  # (B, S, 3H)
+        query, key, value = projected.view(batch, length, 3, self.num_heads, -1).permute(2, 0, 3, 1, 4)
+        dropout = self.dropout if self.training else 0.0
+        # No padding mask: padding comes last, so that no real position can see it.
+        mixed = F.scaled_dot_product_attention(query, key, value, dropout_p=dropout, is_causal=True)
+        mixed = self.attention_output(mixed.transpose(1, 2).reshape(batch, length, width))  # (B, S, H)
+        hidden = hidden + F.dropout(mixed, dropout)
+        return hidden + F.dropout(self.feed_forward(self.feed_forward_norm(hidden)), dropout)
+
+
+class SASRecModel(PreTrainedModel):
+    r"""
+    Self-attentive sequential recommendation: a causal Transformer over item vectors that scores every item as the
+    next.
+
+    From "Self-Attentive Sequential Recommendation" (Kang and McAuley, 2018), with pre-norm layers, softmax
+    cross-entropy over the whole catalogue at every position instead of one sampled negative, and an output matrix of
+    its own.
+
+    Args:
+        config ([`SASRecConfig`]): Sizes and `item_ids`.
+
+    Raises:
+        ValueError: If the configuration has no items, repeats one, or has a width that its heads do not divide.
+
+    Example:
+
+    ```python
+    >>> model = SASRecModel(SASRecConfig(item_ids=["guitar", "strings", "tuner"], hidden_size=8))
+    >>> model.score([["guitar"], ["tuner", "guitar"]]).shape
+    torch.Size([2, 3])
+
+    ```
+    """
+
+    config_class = SASRecConfig
+    base_model_prefix = "sasrec"
+    main_input_name = "input_ids"
+    accepts_loss_kwargs = True  # Trainer then passes `num_items_in_batch`
+
+    def __init__(self, config: SASRecConfig) -> None:
+        super().__init__(config)
+        if not config.item_ids:
+            raise ValueError("SASRecConfig has no `item_ids`; pass the ids of all items that can be recommended.")
+        self.item_index = {item: index for index, item in enumerate(config.item_ids)}
+        num_items = len(config.item_ids)
+        if len(self.item_index) < num_items:
+            raise ValueError(
+                f"`item_ids` holds {num_items} ids, {len(self.item_index)} of them distinct; drop repeats."
+            )
+        if config.hidden_size % config.num_attention_heads:
+            raise ValueError(
+                f"hidden_size={config.hidden_size} is no multiple of num_attention_heads={config.num_attention_heads}."
+            )
+        self.item_embedding = nn.Embedding(num_items + 1, config.hidden_size, padding_idx=PADDING)
+        self.position_embedding = nn.Embedding(config.max_position_embeddings, config.hidden_size)
+        self.dropout = nn.Dropout(config.dropout)
+        self.layers = nn.ModuleList(SASRecLayer(config) for _ in range(config.num_hidden_layers))
+        self.norm = nn.LayerNorm(config.hidden_size)
+        self.output = None if config.tie_word_embeddings else nn.Linear(config.hidden_size, num_items)
+        self.post_init()
+
+    @torch.no_grad()
+    def _init_weights(self, module: nn.Module) -> None:
+        if isinstance(module, (nn.Linear, nn.Embedding)):
+            is_items = module is self.item_embedding
+            std = self.config.item_initializer_range if is_items else self.config.initializer_range
+            nn.init.normal_(module.weight, std=std)
+        if isinstance(module, nn.Linear):
+            nn.init.zeros_(module.bias)
+        if isinstance(module, nn.LayerNorm):
+            nn.init.ones_(module.weight)
+            nn.init.zeros_(module.bias)
+        if isinstance(module, nn.Embedding) and module.padding_idx is not None:
+            nn.init.zeros_(module.weight[module.padding_idx])
+
+    def forward(
+        self,
+        input_ids: torch.Tensor,
+        labels: torch.Tensor | None = None,
+        num_items_in_batch: torch.Tensor | int | None = None,
+    ) -> SASRecOutput:
+        """
+        Score all items.
+
+        Args:
+            input_ids (`torch.Tensor` of shape `(B, S)`): 1 + index of each item, 0 after the end of a row.
+            labels (`torch.Tensor` of shape `(B, S)`, *optional*): Index of the item that follows each position, -100
+                where none is to be predicted.
+            num_items_in_batch (`torch.Tensor` or `int`, *optional*): Number of targets of the whole optimiser step, by
+                which the summed loss is divided; defaults to that of this batch.
+        """
+        positions = torch.arange(input_ids.shape[1], device=input_ids.device)
+        hidden = self.dropout(self.item_embedding(input_ids) + self.position_embedding(positions))  # (B, S, H)
+        for layer in self.layers:
+            hidden = layer(hidden)
+        if labels is None:
+            last = (input_ids != PADDING).sum(1) - 1  # (B,)
+            return SASRecOutput(logits=self._item_scores(hidden[torch.arange(len(last)), last]))
+        wanted = labels != IGNORE_INDEX
+        logits = self._item_scores(hidden[wanted])  # (N, I)
+        loss = F.cross_entropy(logits.float(), labels[wanted], reduction="sum")
+        return SASRecOutput(
+            loss=loss / (len(logits) if num_items_in_batch is None else num_items_in_batch), logits=logits
+        )
+
+    def _item_scores(self, hidden: torch.Tensor) -> torch.Tensor:
+        hidden = self.norm(hidden)
+        return F.linear(hidden, self.item_embedding.weight[1:]) if self.output is None else self.output(hidden)
+
+    def input_ids(self, history: Sequence[str]) -> list[int]:
+        """Input ids of a history, of its latest items where it is longer than the model can see."""
+        if not history:
+            raise ValueError("Got an empty history; SASRec needs at least one item.")
+        unknown = [item for item in history if item not in self.item_index]
+        if unknown:
+            raise ValueError(
+                f"Items {unknown[:5]} are unknown to this SASRec of {len(self.item_index)} items; train it on all "
+                "items of the catalogue."
+            )
+        return [self.item_index[item] + 1 for item in history[-self.config.max_position_embeddings :]]
+
+    @torch.no_grad()
+    def score(self, histories: Sequence[Sequence[str]], batch_size: int = 512) -> torch.Tensor:
+        """
+        Score every item as the next one of each history.
+
+        Args:
+            histories (`list[list[str]]`): Item ids, oldest first; none is empty.
+            batch_size (`int`, *optional*, defaults to `512`): Number of histories in one forward pass.
+
+        Returns:
+            `torch.Tensor` of shape `(B, I)`: Logits in float32, columns in the order of `config.item_ids`; their
+            softmax over a row are the items' probabilities.
+
+        Raises:
+            ValueError: For an empty history or an unknown item.
+        """
+        rows = [{"input_ids": self.input_ids(history)} for history in histories]
+        # Rows of like length share a batch, so that little is spent on padding.
+        order = sorted(range(len(rows)), key=lambda row: len(rows[row]["input_ids"]))
+        scores = torch.empty(len(rows), len(self.item_index), device=self.device)
+        training = self.training
+        self.eval()
+        for start in range(0, len(order), batch_size):
+            chosen = order[start : start + batch_size]
+            batch = collate_sequences([rows[row] for row in chosen])
+            logits = self(batch["input_ids"].to(self.device)).logits
+            scores[torch.tensor(chosen, device=self.device)] = logits.float()
+        self.train(training)
+        return scores
+
+
+def collate_sequences(rows: Sequence[dict[str, list[int]]]) -> dict[str, torch.Tensor]:
+    """Pad `input_ids` and, where there are any, `labels` after their ends to the longest row: `(B, S)` each."""
+    padding = {"input_ids": PADDING, "labels": IGNORE_INDEX}
+    return {
+        key: nn.utils.rnn.pad_sequence(
+            [torch.tensor(row[key]) for row in rows], batch_first=True, padding_value=padding[key]
+        )
+        for key in rows[0]
+    }

@@ -1,0 +1,133 @@
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from ilrec_trl.data.interactions import Interactions
+from ilrec_trl.data.splits import NextItemExample, Splits, UserSequence
+from ilrec_trl.rewards.sasrec import IGNORE_INDEX, SASRecConfig, SASRecModel
+from ilrec_trl.rewards.sasrec_training import (
+    _ranking_quality,
+    _training_rows,
+    evaluate_sasrec,
+    sasrec_training_arguments,
+    train_sasrec,
+)
+
+
+ITEMS = [str(item) for item in range(12)]
+
+
+def cyclic_splits() -> Splits:
+    """Users walk round a circle of 12 items in steps of one width, from 1 to 3: two items tell the next."""
+    walks = {
+        f"{start}-{step}": [(start + step * k) % 12 for k in range(7)] for start in range(12) for step in (1, 2, 3)
+    }
+    return Interactions.from_sequences(walks).leave_one_out()
+
+
+def small_config() -> SASRecConfig:
+    return SASRecConfig(hidden_size=16, max_position_embeddings=8, dropout=0.1)
+
+
+def arguments(folder: Path, **changes):
+    settings = {"learning_rate": 1e-2, "per_device_train_batch_size": 12, "num_train_epochs": 20, "disable_tqdm": True}
+    return sasrec_training_arguments(folder, use_cpu=True, **(settings | changes))
+
+
+class TestTrainSASRec:
+    def test_learns_what_popularity_cannot(self, tmp_path):
+        splits = cyclic_splits()
+        model = train_sasrec(splits, ITEMS, arguments(tmp_path), config=small_config(), patience=None)
+        assert not model.training
+        # All items are equally popular: chance is 1 in 12.
+        assert (evaluate_sasrec(model, splits.test) == 1).mean() > 0.9
+
+    def test_resumed_training_is_the_uninterrupted_one(self, tmp_path):
+        splits = cyclic_splits()
+        options = {"save_total_limit": None, "load_best_model_at_end": False}
+        whole = train_sasrec(
+            splits,
+            ITEMS,
+            arguments(tmp_path / "a", num_train_epochs=4, **options),
+            config=small_config(),
+            patience=None,
+        )
+        checkpoint = tmp_path / "a" / "checkpoint-6"
+        assert checkpoint.exists()
+        resumed = train_sasrec(
+            splits,
+            ITEMS,
+            arguments(tmp_path / "b", num_train_epochs=4, **options),
+            config=small_config(),
+            patience=None,
+            resume_from_checkpoint=str(checkpoint),
+        )
+        assert not (tmp_path / "b" / "checkpoint-3").exists()  # it did not start anew
+        for name, value in whole.state_dict().items():
+            assert torch.equal(value, resumed.state_dict()[name]), name
+
+    def test_best_epoch_is_returned_and_patience_ends_training(self, tmp_path):
+        # One validation question that training contradicts: its quality falls from epoch to epoch.
+        train = [UserSequence("a", ["0", "1", "2", "3"] * 2), UserSequence("b", ["4", "5"])]
+        splits = Splits(train, [NextItemExample("a", ["0", "1"], "5")], [])
+        seen = []
+        for epochs in (1, 40):
+            settings = arguments(tmp_path / str(epochs), num_train_epochs=epochs, metric_for_best_model="mrr")
+            model = train_sasrec(splits, ITEMS, settings, config=small_config(), patience=3)
+            seen.append(evaluate_sasrec(model, splits.validation)[0])
+        checkpoints = sorted((tmp_path / "40").glob("checkpoint-*"))
+        assert len(checkpoints) <= 2
+        assert max(int(path.name.removeprefix("checkpoint-")) for path in checkpoints) < 40
+        assert seen[1] <= seen[0]
+
+    def test_item_outside_the_catalogue_is_refused(self, tmp_path):
+        with pytest.raises(ValueError, match=r"\['11'\] are unknown to this SASRec of 11 items"):
+            train_sasrec(cyclic_splits(), ITEMS[:11], arguments(tmp_path), config=small_config())
+
+
+def test_every_item_after_the_first_is_a_target_once():
+    model = SASRecModel(SASRecConfig(item_ids=ITEMS, hidden_size=8, max_position_embeddings=4))
+    rows = _training_rows(model, [UserSequence("a", ITEMS), UserSequence("b", ["7"]), UserSequence("c", ["7", "2"])])
+    assert rows == [
+        {"input_ids": [1, 2, 3, 4], "labels": [1, 2, 3, 4]},
+        {"input_ids": [5, 6, 7, 8], "labels": [5, 6, 7, 8]},
+        {"input_ids": [9, 10, 11], "labels": [9, 10, 11]},
+        {"input_ids": [8], "labels": [2]},
+    ]
+
+
+class TestEvaluateSASRec:
+    def test_ranks_in_the_order_of_the_examples(self):
+        torch.manual_seed(0)
+        model = SASRecModel(SASRecConfig(item_ids=ITEMS, hidden_size=8, initializer_range=0.5))
+        examples = [
+            NextItemExample("a", ["1", "2", "3", "4"], "5"),
+            NextItemExample("b", ["6"], "0"),
+            NextItemExample("c", ["1", "2"], "2"),
+        ]
+        ranks = evaluate_sasrec(model, examples, batch_size=2)
+        for rank, (_, history, item) in zip(ranks, examples, strict=True):
+            order = model.score([history])[0].argsort(descending=True).tolist()
+            assert ITEMS[order[rank - 1]] == item
+        assert model.training
+
+    def test_ties_count_against_the_target(self):
+        model = SASRecModel(SASRecConfig(item_ids=ITEMS, hidden_size=8))
+        torch.nn.init.zeros_(model.output.weight)
+        assert evaluate_sasrec(model, [NextItemExample("a", ["1"], "5")]).tolist() == [12]
+
+    def test_quality_by_hand(self):
+        prediction = type("Prediction", (), {"predictions": np.array([1, 3, 11, 10])})
+        quality = _ranking_quality(prediction)
+        assert quality["hit@10"] == 3 / 4
+        assert quality["ndcg@10"] == pytest.approx((1 + 1 / 2 + 1 / np.log2(11)) / 4)
+        assert quality["mrr"] == pytest.approx((1 + 1 / 3 + 1 / 11 + 1 / 10) / 4)
+
+
+def test_labels_are_ignored_where_nothing_is_asked():
+    model = SASRecModel(SASRecConfig(item_ids=ITEMS, hidden_size=8))
+    output = model(torch.tensor([[1, 2]]), labels=torch.tensor([[IGNORE_INDEX, IGNORE_INDEX]]), num_items_in_batch=1)
+    assert output.loss.item() == 0
+    output.loss.backward()
