@@ -212,9 +212,10 @@ def _cross_layer_output(model, intermediate_layers, checked, target_mask, labels
     target_mask = nn.functional.pad(target_mask.to(device), (missing, 0))  # (B, S - 1)
     # Cut after the backbone, never in a hook: under reentrant checkpointing rows cut in a hook are detached
     rows = [raw[layer][:, :-1].to(device)[target_mask] for layer in intermediate_layers]  # K of (N, H)
-    if not checked:
+    if not checked and label_mask.any():
         last = raw[len(parts.layers) - 1][:, :-1].to(device)[label_mask]
         _check_final_norm(model, parts, last, hidden_states[label_mask])
+        checked = True
 
     logits = project_to_logits(model, hidden_states[label_mask])  # (labels, V)
     normed = _normalise(parts, torch.stack(rows))  # (K, N, H)
@@ -228,7 +229,7 @@ def _cross_layer_output(model, intermediate_layers, checked, target_mask, labels
     )
     if kwargs.get("output_router_logits"):
         output.aux_loss = load_balancing_loss(text_config, backbone.router_logits, kwargs.get("attention_mask"))
-    return output, True
+    return output, checked
 
 
 def _normalise(parts: ModelParts, hidden_states: Tensor) -> Tensor:

@@ -42,7 +42,7 @@ class TargetMarker:
     def __call__(self, example: dict[str, Any], index: int) -> dict[str, list[int]]:
         """
         Returns:
-            `dict` with `target_items`: one number a token, see [`DataCollatorForItemCompletion`].
+            `dict` with `target_items`: one number a token that truncation leaves, see [`DataCollatorForItemCompletion`].
 
         Raises:
             `ValueError`: where a target is cut by truncation, the completion is no item of the trie or not the row's
@@ -61,6 +61,8 @@ class TargetMarker:
         numbers = [0] * len(example["input_ids"])
         for position, number in self._number(example, completion, row):
             numbers[position] = number
+        if self.max_length is not None and self.truncation_mode == "keep_end":
+            numbers = numbers[-self.max_length :]
         return {"target_items": numbers}
 
     def _check_items(self, example: dict[str, Any], row: str) -> None:
@@ -96,6 +98,11 @@ class TargetMarker:
         spans = self._find_expected(tokens, expected) if expected is not None else self._find_items(tokens)
         if spans is None:
             self._refuse(tokens, items, row)
+        if len(spans) > 1 and not several and "history" in example:
+            raise ValueError(
+                f"{row}: the completion holds {len(spans)} items, each of which has a history of its own. Give `item` as "
+                f"a list of the {len(spans)} ids, or leave the `history` column out."
+            )
         numbered = []
         for number, (start, end) in enumerate(spans, 1):
             for offset in range(start, end):

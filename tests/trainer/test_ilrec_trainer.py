@@ -1,0 +1,402 @@
+"""The trainer: SFT at zero weights, the method's loss and gradient against plain loops, refusals, metrics."""
+
+import math
+
+import pytest
+import torch
+from datasets import Dataset
+from trl import SFTConfig, SFTTrainer
+
+from ilrec_trl.items.item_trie import ItemTrie
+from ilrec_trl.trainer.ilrec_config import ILRecConfig
+from ilrec_trl.trainer.ilrec_trainer import ILRecTrainer
+from tests import references
+
+
+OFF = {"cpo_beta": 0.0, "cpd_weight": 0.0, "crr_weight": 0.0}
+
+
+def fixed_scores(trie):
+    """A reward function that depends on the history, and its scores."""
+    generator = torch.Generator().manual_seed(3)
+    table = torch.rand(len(trie), len(trie), generator=generator)
+
+    def reward_func(histories, **columns):
+        return torch.stack([table[trie.index_of(history)].mean(0) for history in histories])
+
+    return reward_func
+
+
+def history_of(trainer):
+    trainer.train()
+    return [log for log in trainer.state.log_history if "loss" in log]
+
+
+def as_conversation(row):
+    return {
+        **row,
+        "prompt": [{"role": "user", "content": row["prompt"]}],
+        "completion": [{"role": "assistant", "content": row["completion"]}],
+    }
+
+
+@pytest.mark.parametrize("conversational", [False, True])
+def test_zero_weights_are_sft(conversational, make_model, settings, rows, tokenizer):
+    dataset = Dataset.from_list([as_conversation(row) for row in rows] if conversational else rows)
+    settings = {**settings, "gradient_accumulation_steps": 2, "per_device_train_batch_size": 4}
+    sft = SFTTrainer(
+        make_model(), args=SFTConfig(**settings), train_dataset=dataset, processing_class=tokenizer
+    )
+    ours = ILRecTrainer(
+        make_model(), args=ILRecConfig(**settings, **OFF), train_dataset=dataset, processing_class=tokenizer
+    )
+    theirs_log, ours_log = history_of(sft), history_of(ours)
+    assert len(theirs_log) == 4
+    for theirs, mine in zip(theirs_log, ours_log, strict=True):
+        for key in ("loss", "grad_norm", "entropy", "mean_token_accuracy", "num_tokens"):
+            assert mine[key] == pytest.approx(theirs[key], rel=1e-6, abs=1e-6)
+    for (name, expected), got in zip(sft.model.named_parameters(), ours.model.parameters(), strict=True):
+        torch.testing.assert_close(got, expected, rtol=1e-6, atol=1e-6, msg=name)
+
+
+def test_our_own_pass_is_sft_when_nothing_is_added(make_model, settings, dataset, tokenizer):
+    """A distillation too weak to matter sends the batch through our forward instead of TRL's."""
+    weights = {**OFF, "cpd_weight": 1e-12}
+    sft = SFTTrainer(make_model(), args=SFTConfig(**settings), train_dataset=dataset, processing_class=tokenizer)
+    ours = ILRecTrainer(
+        make_model(), args=ILRecConfig(**settings, **weights), train_dataset=dataset, processing_class=tokenizer
+    )
+    for theirs, mine in zip(history_of(sft), history_of(ours), strict=True):
+        assert "ilrec/cpd_loss" in mine
+        for key in ("loss", "entropy", "mean_token_accuracy", "num_tokens"):
+            assert mine[key] == pytest.approx(theirs[key], rel=1e-4)
+
+
+def naive_batch_loss(model, trainer, rows, sequences, scores, config):
+    """Sum over the target positions of METHOD's total loss, with a plain forward and plain loops, a row at a time."""
+    total = torch.zeros((), dtype=torch.float64)
+    for row, row_scores in zip(rows, scores, strict=True):
+        prompt = [token for item in row["history"] for token in sequences[item]]
+        target = sequences[row["item"]]
+        ids = torch.tensor([[*prompt, *target, trainer.processing_class.eos_token_id]])
+        hidden = model.model(input_ids=ids, output_hidden_states=True)
+        last_logits = model.lm_head(hidden.last_hidden_state)[0]
+        raw = [hidden.hidden_states[layer + 1] for layer in trainer.intermediate_layers]
+        layer_logits = [model.lm_head(model.model.norm(states))[0] for states in raw]
+        for offset, token in enumerate([*target, trainer.processing_class.eos_token_id]):
+            position = len(prompt) + offset - 1
+            last = last_logits[position]
+            if offset == len(target):  # the end token is no part of these items
+                total = total - references.naive_log_softmax(last)[token]
+                continue
+            layers = [logits[position] for logits in layer_logits]
+            below = [item for item, tokens in sequences.items() if tokens[:offset] == target[:offset]]
+            following = {sequences[item][offset] for item in below}
+            allowed = [v in following for v in range(len(last))] if config.restrict_to_items else None
+            negatives = references.naive_negatives(
+                layers,
+                last,
+                token,
+                selection=config.negative_selection,
+                threshold=config.negative_threshold,
+                top_k=config.negative_top_k,
+                allowed=allowed,
+            )
+            weights = references.naive_weights(layers, negatives)
+            total = total + references.naive_cpo(last, token, weights, beta=trainer.cpo_beta, penalty=config.cpo_penalty)
+            total = total + config.cpd_weight * references.naive_cpd(layers, last)
+            mass = {
+                v: sum(row_scores[item] for item in below if sequences[item][offset] == v) for v in following
+            }
+            rewards = [mass.get(v, 0.0) / sum(mass.values()) for v in range(len(last))]
+            beside = negatives if config.crr_scope == "negatives" else following
+            total = total + config.crr_weight * references.naive_crr(
+                last, token, beside, rewards, temperature=config.crr_temperature
+            )
+    return total
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"cpo_penalty": "multiplicative", "cpo_beta": 0.7, "crr_scope": "negatives", "crr_temperature": 0.5},
+        {"negative_selection": "top_k", "negative_top_k": 2, "intermediate_layers": [0, 2], "cpd_weight": 0.3},
+    ],
+)
+def test_loss_and_gradient_are_those_of_plain_loops(options, make_model, settings, rows, tokenizer, sequences, trie):
+    rows = rows[:4]
+    config = ILRecConfig(**{**settings, "crr_weight": 0.6, **options})
+    reward_func = fixed_scores(trie)
+    trainer = ILRecTrainer(
+        make_model().double(),
+        args=config,
+        train_dataset=Dataset.from_list(rows),
+        processing_class=tokenizer,
+        item_trie=trie,
+        reward_func=reward_func,
+    )
+    batch = trainer.data_collator([trainer.train_dataset[n] for n in range(4)])
+    count = int((batch["labels"] != -100).sum())
+    loss = trainer.compute_loss(trainer.model, dict(batch), num_items_in_batch=torch.tensor(count))
+    loss.backward()
+
+    twin = make_model().double()
+    scores = reward_func([row["history"] for row in rows]).double().tolist()
+    named = [dict(zip(trie.item_ids, values, strict=True)) for values in scores]
+    expected = naive_batch_loss(twin, trainer, rows, sequences, named, config) / count
+    expected.backward()
+    torch.testing.assert_close(loss, expected, rtol=1e-6, atol=1e-6)
+    for (name, parameter), other in zip(trainer.model.named_parameters(), twin.parameters(), strict=True):
+        torch.testing.assert_close(parameter.grad, other.grad, rtol=1e-5, atol=1e-7, msg=name)
+
+
+def test_a_row_of_several_targets_equals_rows_of_one(make_model, settings, items, tokenizer, trie):
+    """Every target of a user sequence sees the loss that a row of its own would give it."""
+    ids = ["i0", "i1", "i2", "i3"]
+    join = lambda chosen: "".join("".join(items[item]) for item in chosen)  # noqa: E731
+    together = [{"prompt": join(ids[:1]), "completion": join(ids[1:]), "history": ids[:1], "item": ids[1:]}]
+    apart = [
+        {"prompt": join(ids[:n]), "completion": join(ids[n : n + 1]), "history": ids[:n], "item": ids[n]}
+        for n in (1, 2, 3)
+    ]
+    sums = []
+    for rows in (together, apart):
+        trainer = ILRecTrainer(
+            make_model().double(),
+            args=ILRecConfig(**settings),
+            train_dataset=Dataset.from_list(rows),
+            processing_class=tokenizer,
+            item_trie=trie,
+            reward_func=fixed_scores(trie),
+        )
+        batch = trainer.data_collator([trainer.train_dataset[n] for n in range(len(rows))])
+        assert batch["history"] == [ids[:1], ids[:2], ids[:3]]
+        assert batch["item"] == ids[1:]
+        batch["labels"] = batch["labels"].masked_fill(batch["target_items"] <= 0, -100)  # without the ends of rows
+        sums.append(trainer.compute_loss(trainer.model, batch, num_items_in_batch=torch.tensor(1)))
+        trainer._sums["train"].clear()
+    torch.testing.assert_close(sums[0], sums[1])
+
+
+def test_accumulation_gives_one_trajectory(make_model, settings, dataset, tokenizer, trie):
+    logs = []
+    for batch_size, steps in ((8, 1), (4, 2), (1, 8)):
+        config = ILRecConfig(
+            **{**settings, "per_device_train_batch_size": batch_size, "gradient_accumulation_steps": steps}
+        )
+        trainer = ILRecTrainer(
+            make_model(),
+            args=config,
+            train_dataset=dataset,
+            processing_class=tokenizer,
+            item_trie=trie,
+            reward_func=fixed_scores(trie),
+        )
+        logs.append(history_of(trainer))
+    for other in logs[1:]:
+        for one, two in zip(logs[0], other, strict=True):
+            for key in ("loss", "grad_norm", "ilrec/negatives", "ilrec/crr_loss"):
+                assert two[key] == pytest.approx(one[key], rel=2e-4)
+
+
+def test_training_lowers_the_loss_and_logs_sensible_metrics(make_model, settings, dataset, tokenizer, trie):
+    config = ILRecConfig(**{**settings, "max_steps": 30, "logging_steps": 10, "eval_strategy": "steps", "eval_steps": 30})
+    trainer = ILRecTrainer(
+        make_model(),
+        args=config,
+        train_dataset=dataset,
+        eval_dataset=dataset,
+        processing_class=tokenizer,
+        item_trie=trie,
+        reward_func=fixed_scores(trie),
+    )
+    logs = history_of(trainer)
+    assert logs[-1]["loss"] < logs[0]["loss"]
+    evaluated = next(log for log in trainer.state.log_history if "eval_loss" in log)
+    for metrics, prefix in ((logs[-1], ""), (evaluated, "eval_")):
+        ours = {key.removeprefix(f"{prefix}ilrec/"): value for key, value in metrics.items() if "ilrec/" in key}
+        assert set(ours) == {
+            "cpo_loss",
+            "cpd_loss",
+            "crr_loss",
+            "negatives",
+            "negative_mass",
+            "without_negatives",
+            "top1_layer_0",
+            "top1_layer_1",
+            "top1_layer_2",
+        }
+        assert all(math.isfinite(value) for value in ours.values())
+        assert 0 < ours["negatives"] < 4  # at most four codes follow any prefix
+        for share in ("negative_mass", "without_negatives", "top1_layer_0", "top1_layer_1", "top1_layer_2"):
+            assert 0 <= ours[share] <= 1
+    assert evaluated["eval_loss"] < logs[0]["loss"]
+
+
+def test_nothing_beyond_prompt_and_completion_is_needed(make_model, settings, dataset, tokenizer):
+    plain = dataset.select_columns(["prompt", "completion"])
+    trainer = ILRecTrainer(make_model(), ILRecConfig(**settings), train_dataset=plain, processing_class=tokenizer)
+    assert (trainer.cpo_beta, trainer.crr_weight) == (1.0, 0.0)
+    logs = history_of(trainer)
+    assert logs[-1]["loss"] < logs[0]["loss"]
+    assert logs[0]["ilrec/negatives"] > 0
+
+
+def test_an_sft_config_gets_the_defaults_of_ilrec(make_model, settings, dataset, tokenizer, trie):
+    trainer = ILRecTrainer(
+        make_model(), args=SFTConfig(**settings), train_dataset=dataset, processing_class=tokenizer, item_trie=trie
+    )
+    assert isinstance(trainer.args, ILRecConfig)
+    assert trainer.args.learning_rate == settings["learning_rate"]
+    assert trainer.cpo_beta == 3.0
+    assert trainer.intermediate_layers == [0, 1, 2]
+    assert "ilrec/negatives" in history_of(trainer)[0]
+
+
+def test_language_modeling_data_trains(make_model, settings, rows, tokenizer):
+    dataset = Dataset.from_list([{"text": row["prompt"] + row["completion"]} for row in rows])
+    trainer = ILRecTrainer(
+        make_model(), args=ILRecConfig(**settings), train_dataset=dataset, processing_class=tokenizer
+    )
+    logs = history_of(trainer)
+    assert all(math.isfinite(log["loss"]) for log in logs)
+    assert logs[-1]["loss"] < logs[0]["loss"]
+
+
+def test_pad_and_padding_of_the_vocabulary_are_no_negatives(make_model, settings, dataset, tokenizer):
+    model = make_model()
+    trainer = ILRecTrainer(
+        model, args=ILRecConfig(**settings), train_dataset=dataset, processing_class=tokenizer
+    )
+    batch = trainer.data_collator([trainer.train_dataset[0]])
+    targets = trainer._find_targets(batch, batch["target_items"])
+    _, candidates = trainer._candidates(torch.zeros(1, model.config.vocab_size), targets)
+    assert candidates[0].nonzero().flatten().tolist() == list(range(1, len(tokenizer)))
+
+
+# ------------------------------------------------------------------------------------------------------- refusals
+
+
+def build(make_model, settings, dataset, tokenizer, options=None, **kwargs):
+    return ILRecTrainer(
+        make_model(),
+        args=ILRecConfig(**{**settings, **(options or {})}),
+        train_dataset=dataset,
+        processing_class=tokenizer,
+        **kwargs,
+    )
+
+
+def test_a_cut_target_is_refused_with_its_row(make_model, settings, rows, tokenizer, trie):
+    longest = max(range(len(rows)), key=lambda n: len(rows[n]["history"]))
+    length = len(rows[longest]["history"]) * 3 + 4
+    too_long = [n for n, row in enumerate(rows) if len(row["history"]) * 3 + 4 > length - 1]
+    message = (
+        rf"train row {too_long[0]}: the row has {length} tokens.*`max_length={length - 1}`.*would cut the target"
+        rf".*at least {length}"
+    )
+    for options in ({}, {"item_trie": trie}):
+        with pytest.raises(ValueError, match=message):
+            build(
+                make_model, settings, Dataset.from_list(rows), tokenizer, {"max_length": length - 1}, **options
+            )
+
+
+def test_a_completion_that_is_no_item_is_refused(make_model, settings, rows, tokenizer, trie):
+    rows[5] = {**rows[5], "completion": "<a_0><a_0><a_0>"}
+    for row in rows:
+        del row["item"]
+    with pytest.raises(ValueError, match=r"train row 5: the completion '<a_0> <a_0> <a_0> .*not an item of `item_trie`"):
+        build(make_model, settings, Dataset.from_list(rows), tokenizer, item_trie=trie)
+
+
+def test_a_completion_that_is_another_item_is_refused(make_model, settings, rows, items, tokenizer, trie):
+    other = next(item for item in items if items[item] != items[rows[2]["item"]])
+    rows[2] = {**rows[2], "item": other}
+    with pytest.raises(ValueError, match=rf"train row 2: .*is not the row's item '{other}'"):
+        build(make_model, settings, Dataset.from_list(rows), tokenizer, item_trie=trie)
+
+
+@pytest.mark.parametrize(("column", "value"), [("history", ["i0", "ghost"]), ("item", "ghost")])
+def test_an_unknown_item_is_refused(column, value, make_model, settings, rows, tokenizer, trie):
+    rows[7] = {**rows[7], column: value}
+    with pytest.raises(ValueError, match=r"train row 7: .*'ghost' \(str\).*not an item of `item_trie` \(ids such as 'i"):
+        build(make_model, settings, Dataset.from_list(rows), tokenizer, item_trie=trie)
+
+
+def test_bad_rows_of_the_evaluation_set_are_refused_too(make_model, settings, rows, dataset, tokenizer, trie):
+    rows[3] = {**rows[3], "history": ["ghost"]}
+    with pytest.raises(ValueError, match="eval row 3"):
+        build(
+            make_model, settings, dataset, tokenizer, item_trie=trie, eval_dataset=Dataset.from_list(rows)
+        )
+
+
+@pytest.mark.parametrize(
+    ("options", "arguments", "message"),
+    [
+        ({"crr_weight": 1.0}, {}, "needs item scores, but there is no `reward_func`"),
+        ({}, {"reward_func": lambda histories: None}, "but there is no `item_trie`"),
+        ({"packing": True}, {"reward_func": lambda histories: None, "item_trie": "trie"}, "Set `packing=False`"),
+        ({"intermediate_layers": 4}, {}, "has only 3"),
+        ({"intermediate_layers": [3]}, {}, "indices from 0 to 2"),
+    ],
+)
+def test_impossible_combinations_are_refused(
+    options, arguments, message, make_model, settings, dataset, tokenizer, trie
+):
+    arguments = {key: trie if value == "trie" else value for key, value in arguments.items()}
+    with pytest.raises(ValueError, match=message):
+        build(make_model, settings, dataset, tokenizer, options, **arguments)
+
+
+def test_something_else_than_a_trie_is_refused(make_model, settings, dataset, tokenizer):
+    with pytest.raises(TypeError, match="must be an `ItemTrie`, got `dict`"):
+        build(make_model, settings, dataset, tokenizer, item_trie={})
+
+
+def test_rewards_without_histories_are_refused(make_model, settings, dataset, tokenizer, trie):
+    with pytest.raises(ValueError, match="train data set has no `history` column"):
+        build(
+            make_model,
+            settings,
+            dataset.remove_columns("history"),
+            tokenizer,
+            item_trie=trie,
+            reward_func=fixed_scores(trie),
+        )
+
+
+def test_scores_of_a_wrong_shape_are_refused(make_model, settings, dataset, tokenizer, trie):
+    trainer = build(
+        make_model, settings, dataset, tokenizer, item_trie=trie, reward_func=lambda histories, **_: torch.ones(1, 2)
+    )
+    with pytest.raises(ValueError, match=r"scores of shape \(1, 2\), expected \(8, 30\)"):
+        trainer.train()
+
+
+def test_a_collator_that_marks_nothing_is_refused_with_a_trie(make_model, settings, dataset, tokenizer, trie):
+    from transformers import default_data_collator
+
+    with pytest.raises(ValueError, match="Leave `data_collator` out"):
+        build(make_model, settings, dataset, tokenizer, item_trie=trie, data_collator=default_data_collator)
+
+
+def test_titles_end_with_the_end_token(make_model, settings, tokenizer):
+    """One title begins another: only the end token tells them apart, and it is mined like any other token."""
+    sequences = {"pen": tokenizer.convert_tokens_to_ids(["<a_0>"]), "set": tokenizer.convert_tokens_to_ids(["<a_0>", "<b_0>"])}
+    trie = ItemTrie.from_sequences(sequences, end_token_id=tokenizer.eos_token_id)
+    rows = [
+        {"prompt": "<c_0>", "completion": "<a_0>", "history": ["set"], "item": "pen"},
+        {"prompt": "<c_1>", "completion": "<a_0><b_0>", "history": ["pen"], "item": "set"},
+    ]
+    trainer = build(make_model, settings, Dataset.from_list(rows), tokenizer, item_trie=trie)
+    batch = trainer.data_collator([trainer.train_dataset[n] for n in range(2)])
+    assert batch["target_items"].tolist() == [[0, 1, -1, 0], [0, 2, 2, -2]]
+    targets = trainer._find_targets(batch, batch["target_items"])
+    _, candidates = trainer._candidates(torch.zeros(5, len(tokenizer) + 2), targets)
+    following = [set(row.nonzero().flatten().tolist()) for row in candidates]
+    first, second = sequences["set"]
+    end = tokenizer.eos_token_id
+    assert following == [{first}, {second, end}, {first}, {second, end}, {end}]
