@@ -190,10 +190,11 @@ def _read(options: DataOptions) -> tuple[str, Interactions, ItemCatalog]:
     if options.data is None:
         from ..data.synthetic import generate_store
 
-        interactions, catalog = generate_store(
+        interactions, titles, semantic_ids = generate_store(
             options.store_seed, num_users=options.store_users, num_items=options.store_items
         )
-        return "generated store", interactions, catalog.as_kind(options.item_format)
+        catalog = ItemCatalog(list(titles), list(titles.values()), list(semantic_ids.values()), options.item_format)
+        return "generated store", interactions, catalog
     folder = Path(options.data)
     if not folder.is_dir():
         raise FileNotFoundError(f"there is no folder {folder}; give --data a folder in LC-Rec's format")
