@@ -5,8 +5,10 @@ import math
 import pytest
 import torch
 from datasets import Dataset
+from transformers import EarlyStoppingCallback
 from trl import SFTConfig, SFTTrainer
 
+from ilrec_trl.evaluation.evaluator import RecommendationCallback, RecommendationEvaluator
 from ilrec_trl.items.item_trie import ItemTrie
 from ilrec_trl.trainer.ilrec_config import ILRecConfig
 from ilrec_trl.trainer.ilrec_trainer import ILRecTrainer
@@ -400,3 +402,44 @@ def test_titles_end_with_the_end_token(make_model, settings, tokenizer):
     first, second = sequences["set"]
     end = tokenizer.eos_token_id
     assert following == [{first}, {second, end}, {first}, {second, end}, {end}]
+
+
+# --------------------------------------------------------------------------------- ranking metrics during training
+
+
+@pytest.mark.parametrize("early_stopping_first", [True, False])
+def test_ranking_metrics_choose_the_best_model_and_stop_early(
+    early_stopping_first, make_model, settings, dataset, tokenizer, trie
+):
+    """The order in which the user lists the callbacks does not matter."""
+    evaluator = RecommendationEvaluator(dataset, trie, num_beams=10)
+    callbacks = [RecommendationCallback(evaluator), EarlyStoppingCallback(early_stopping_patience=2)]
+    options = {
+        "max_steps": 40,
+        "eval_strategy": "steps",
+        "eval_steps": 2,
+        "save_strategy": "steps",
+        "save_steps": 2,
+        "save_total_limit": 1,
+        "load_best_model_at_end": True,
+        "metric_for_best_model": "ndcg@10",
+        "greater_is_better": True,
+        "learning_rate": 0.3,
+    }
+    trainer = build(
+        make_model,
+        settings,
+        dataset,
+        tokenizer,
+        options,
+        item_trie=trie,
+        eval_dataset=dataset,
+        callbacks=callbacks[::-1] if early_stopping_first else callbacks,
+    )
+    trainer.train()
+    values = [log["eval_ndcg@10"] for log in trainer.state.log_history if "eval_ndcg@10" in log]
+    assert len(values) >= 3
+    assert trainer.state.best_metric == max(values)
+    assert trainer.state.global_step < 40
+    assert len(values) == values.index(max(values)) + 3  # two evaluations without improvement, then the stop
+    assert evaluator(trainer.model, tokenizer)["ndcg@10"] == pytest.approx(max(values))
