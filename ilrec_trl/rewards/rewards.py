@@ -79,7 +79,9 @@ class SASRecReward:
             raise ValueError(f"Got temperature={temperature}; expected a positive number, 1 for SASRec's own softmax.")
         if not isinstance(model, SASRecModel):
             model = SASRecModel.from_pretrained(model)
-        self.model = model.to(device or model.device).eval().requires_grad_(False)
+        self.model = model.eval().requires_grad_(False)
+        if device is not None:
+            self.model.to(device)  # type: ignore[arg-type]
         self.temperature = temperature
         self.columns = _columns_of(item_trie, self.model.config.item_ids, "SASRec").to(self.model.device)  # (I,)
 

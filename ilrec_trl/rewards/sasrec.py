@@ -37,7 +37,7 @@ class SASRecConfig(PreTrainedConfig):
         tie_word_embeddings (`bool`, *optional*, defaults to `False`): Whether items are scored by their input vectors,
             as in the paper. An output matrix of its own ranks far better.
         initializer_range (`float`, *optional*, defaults to `0.02`): Standard deviation of initial weights.
-        item_initializer_range (`float`, *optional*, defaults to `0.3`): Standard deviation of initial item vectors.
+        item_initializer_range (`float`, *optional*, defaults to `0.15`): Standard deviation of initial item vectors.
             Items that differ from the start are told apart in half the epochs that `0.02` takes.
     """
 
@@ -51,7 +51,7 @@ class SASRecConfig(PreTrainedConfig):
     dropout: float = 0.5
     tie_word_embeddings: bool = False
     initializer_range: float = 0.02
-    item_initializer_range: float = 0.3
+    item_initializer_range: float = 0.15
 
 
 @dataclass

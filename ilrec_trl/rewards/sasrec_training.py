@@ -23,11 +23,11 @@ def sasrec_training_arguments(output_dir: str | Path, **changes: Any) -> Trainin
         **changes: Fields of [`transformers.TrainingArguments`] to set otherwise.
     """
     settings: dict[str, Any] = {
-        "num_train_epochs": 12,
+        "num_train_epochs": 8,
         "per_device_train_batch_size": 64,
         "per_device_eval_batch_size": 512,
         "learning_rate": 1e-3,
-        "lr_scheduler_type": "constant",
+        "lr_scheduler_type": "linear",
         "train_sampling_strategy": "group_by_length",
         "eval_strategy": "epoch",
         "save_strategy": "epoch",
@@ -86,7 +86,7 @@ def train_sasrec(
         callbacks=None if patience is None else [EarlyStoppingCallback(patience)],
     )
     trainer.train(resume_from_checkpoint=resume_from_checkpoint)
-    return trainer.model.eval()
+    return model.eval()
 
 
 @torch.no_grad()
