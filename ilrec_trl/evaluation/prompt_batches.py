@@ -20,7 +20,7 @@ def tokenize_prompts(tokenizer: PreTrainedTokenizerBase, prompts: Sequence[Promp
     its generation prompt, a text with the special tokens the tokenizer adds.
     """
     if isinstance(prompts, str):
-        raise TypeError(f"Got the text {prompts[:40]!r} as prompts, expected a list of prompts. Pass [prompt].")
+        raise TypeError("Got one text as prompts, expected a list of prompts. Pass [prompt].")
     encoded = []
     for prompt in prompts:
         if isinstance(prompt, str):

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -36,12 +35,13 @@ class PromptDecoder:
 
     def __init__(self, model: PreTrainedModel, input_ids: Tensor, attention_mask: Tensor) -> None:
         _check_left_padding(input_ids, attention_mask)
-        self._forward = cast(Callable[..., Any], model)
-        base = model.get_base_model() if hasattr(model, "get_base_model") else model
+        self._model: Any = model
+        base = self._model.get_base_model() if hasattr(model, "get_base_model") else self._model
         self._parameters = inspect.signature(base.forward).parameters
         self._prompt_mask = attention_mask.bool()  # (B, S)
         self._lengths = attention_mask.sum(dim=1)  # (B,)
         self._steps = 0
+        self._cache: Any = None
         positions = (attention_mask.cumsum(dim=1) - 1).clamp(min=0)  # (B, S)
         outputs = self._call(input_ids, attention_mask, positions)
         self.logits: Tensor = outputs.logits[:, -1:]  # (B, 1, V)
@@ -114,11 +114,11 @@ class PromptDecoder:
         arguments = {"input_ids": input_ids, "attention_mask": attention_mask, "use_cache": True}
         if "position_ids" in self._parameters:
             arguments["position_ids"] = positions
-        if hasattr(self, "_cache"):
+        if self._cache is not None:
             arguments["past_key_values"] = self._cache
         elif "logits_to_keep" in self._parameters:
             arguments["logits_to_keep"] = 1
-        outputs = self._forward(**arguments)
+        outputs = self._model(**arguments)
         self._cache = outputs.past_key_values
         return outputs
 
