@@ -23,11 +23,12 @@ def tokenize_prompts(tokenizer: PreTrainedTokenizerBase, prompts: Sequence[Promp
         raise TypeError("Got one text as prompts, expected a list of prompts. Pass [prompt].")
     encoded = []
     for prompt in prompts:
+        output: Any
         if isinstance(prompt, str):
-            encoded.append(list(tokenizer(text=prompt)["input_ids"]))
+            output = tokenizer(text=prompt)
         else:
             output = tokenizer.apply_chat_template(prompt, tokenize=True, return_dict=True, add_generation_prompt=True)
-            encoded.append(list(output["input_ids"]))
+        encoded.append(list(output["input_ids"]))
     empty = [row for row, token_ids in enumerate(encoded) if not token_ids]
     if empty:
         raise ValueError(

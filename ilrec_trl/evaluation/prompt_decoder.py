@@ -36,7 +36,7 @@ class PromptDecoder:
     def __init__(self, model: PreTrainedModel, input_ids: Tensor, attention_mask: Tensor) -> None:
         _check_left_padding(input_ids, attention_mask)
         self._model: Any = model
-        base = self._model.get_base_model() if hasattr(model, "get_base_model") else self._model
+        base = getattr(model, "get_base_model", lambda: model)()
         self._parameters = inspect.signature(base.forward).parameters
         self._prompt_mask = attention_mask.bool()  # (B, S)
         self._lengths = attention_mask.sum(dim=1)  # (B,)
