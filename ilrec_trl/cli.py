@@ -30,7 +30,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     chosen = parser.parse_args(arguments[:1]).command
     summary, dataclasses, function = COMMANDS[chosen]
     try:
-        function(*_parse(chosen, summary, dataclasses, arguments[1:]))
+        parsed = _parse(chosen, summary, dataclasses, arguments[1:])
+        # A report repeats the command it came from.
+        function(*parsed, *([shlex.join(["ilrec", *arguments])] if chosen == "run" else []))
     except o.InputError as error:
         sys.stderr.write(f"ilrec {chosen}: error: {error}\n")
         return 2
@@ -111,10 +113,10 @@ def _run(
     training: o.TrainingOptions,
     evaluation: o.EvaluationOptions,
     options: o.RunOptions,
+    command: str,
 ) -> None:
     from .pipeline.run import Run
 
-    command = shlex.join(["ilrec", *sys.argv[1:]])
     Run(data, model, teacher, training, evaluation, options, command).execute()
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from ..data.splits import NextItemExample, UserSequence
@@ -32,6 +33,7 @@ def train_teacher(prepared: PreparedData, options: TeacherOptions, output_dir: s
         per_device_train_batch_size=options.sasrec_batch_size,
         learning_rate=options.sasrec_learning_rate,
         seed=seed,
+        dataloader_pin_memory=torch.cuda.is_available(),
     )
     config = SASRecConfig(
         hidden_size=options.sasrec_hidden_size,

@@ -79,9 +79,9 @@ class TeacherOptions:
     sasrec_dropout: float = field(default=0.5, metadata={"help": "Dropout of SASRec."})
     sasrec_learning_rate: float = field(default=1e-3, metadata={"help": "Learning rate of SASRec."})
     sasrec_epochs: int = field(
-        default=30, metadata={"help": "Epochs of SASRec at most; the best on validation counts."}
+        default=12, metadata={"help": "Epochs of SASRec at most; the best on validation counts."}
     )
-    sasrec_batch_size: int = field(default=128, metadata={"help": "Users a batch of SASRec."})
+    sasrec_batch_size: int = field(default=64, metadata={"help": "Users a batch of SASRec."})
     reward_temperature: float = field(default=1.0, metadata={"help": "Temperature of SASRec's probabilities."})
 
 
@@ -99,9 +99,11 @@ class TrainingOptions:
     intermediate_layers: str = field(
         default="auto", metadata={"help": "Layers that negatives are mined from: a count, a JSON list, or 'auto'."}
     )
-    cpo_beta: float | None = field(default=None, metadata={"help": "Penalty on self-hard negatives. None: 3 here."})
+    cpo_beta: float | None = field(default=None, metadata={"help": "Strength of the penalty on negatives. None: 3."})
     cpd_weight: float = field(default=0.05, metadata={"help": "Weight of the distillation (lambda)."})
-    crr_weight: float | None = field(default=None, metadata={"help": "Weight of the rewards (mu). None: 1 here."})
+    crr_weight: float | None = field(
+        default=None, metadata={"help": "Weight of the collaborative rewards (mu). None: 1."}
+    )
     trainer_args: str | None = field(
         default=None, metadata={"help": "Any further fields of ILRecConfig, as JSON or as a mapping in the YAML file."}
     )

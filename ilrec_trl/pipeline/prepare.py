@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from ..data.interactions import Interactions
 from ..data.prompts import next_item_dataset, prompt_renderer, sequence_dataset
 from ..data.splits import NextItemExample, Splits
+from ..data.synthetic import generate_store
 from ..items.item_catalog import ItemCatalog
 from ..items.item_trie import ItemTrie
 from .options import DataOptions, InputError
@@ -188,13 +189,10 @@ def prepare(options: DataOptions, model: str | None = None) -> PreparedData:
 
 def _read(options: DataOptions) -> tuple[str, Interactions, ItemCatalog]:
     if options.data is None:
-        from ..data.synthetic import generate_store
-
-        interactions, titles, semantic_ids = generate_store(
-            options.store_seed, num_users=options.store_users, num_items=options.store_items
-        )
-        catalog = ItemCatalog(list(titles), list(titles.values()), list(semantic_ids.values()), options.item_format)
-        return "generated store", interactions, catalog
+        store = generate_store(options.store_seed, num_users=options.store_users, num_items=options.store_items)
+        names = list(store.titles.values()), list(store.semantic_ids.values())
+        catalog = ItemCatalog(list(store.titles), *names, kind=options.item_format)
+        return "generated store", store.interactions, catalog
     folder = Path(options.data)
     if not folder.is_dir():
         raise FileNotFoundError(f"there is no folder {folder}; give --data a folder in LC-Rec's format")

@@ -124,6 +124,10 @@ def train_method(
     best = trainer.state.best_metric
     settings = settings_of(method, training, seed) | {"parameters": model.num_parameters()}
     settings |= {"best_epoch": _best_epoch(trainer.state.log_history, best), "validation_ndcg@10": best}
+    if isinstance(trainer, ILRecTrainer):
+        # What the defaults stood for.
+        settings |= {"cpo_beta": trainer.cpo_beta, "crr_weight": trainer.crr_weight}
+        settings["intermediate_layers"] = list(trainer.intermediate_layers)
     return TrainedModel(model, settings, trainer.state.log_history)
 
 

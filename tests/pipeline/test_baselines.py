@@ -1,0 +1,29 @@
+"""Popularity by hand; SASRec as teacher."""
+
+import pytest
+
+from ilrec_trl.data.splits import NextItemExample, UserSequence
+from ilrec_trl.evaluation.metrics import hit_rate
+from ilrec_trl.pipeline.baselines import popularity_ranks, train_teacher
+from ilrec_trl.pipeline.options import DataOptions, InputError, TeacherOptions
+from ilrec_trl.pipeline.prepare import prepare
+from ilrec_trl.rewards.sasrec import SASRecConfig, SASRecModel
+
+
+def test_popularity_ranks():
+    # Counts: a 3, b 1, c 1, d 0, e 0, f 0.
+    train = [UserSequence("u", ["a", "a", "b"]), UserSequence("v", ["a", "c"])]
+    examples = [NextItemExample(item, ["a"], item) for item in "abcf"]
+    ranks = popularity_ranks(train, examples, list("abcdef"))
+    assert ranks.starts.tolist() == [1, 2, 2, 4]
+    assert ranks.ties.tolist() == [1, 2, 2, 3]
+    # A popular pair shares ranks 2 and 3; the three unseen items share 4 to 6.
+    assert hit_rate(ranks.starts, ranks.ties, 5).tolist() == pytest.approx([1, 1, 1, 2 / 3])
+
+
+def test_a_saved_teacher_must_know_the_items(data_folder, tmp_path):
+    prepared = prepare(DataOptions(data=str(data_folder)))
+    config = SASRecConfig(item_ids=["0", "1"], hidden_size=8, num_attention_heads=1)
+    SASRecModel(config).save_pretrained(tmp_path)
+    with pytest.raises(InputError, match="does not know item '10'"):
+        train_teacher(prepared, TeacherOptions(sasrec=str(tmp_path)), tmp_path, seed=0)

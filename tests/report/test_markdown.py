@@ -1,0 +1,81 @@
+"""What a reader of `report.md` sees."""
+
+import pytest
+
+from ilrec_trl.report.markdown import ExampleList, render_report, table, verdict
+from ilrec_trl.report.results import METRICS
+
+
+def results(difference=0.01, p_value=0.2):
+    method = dict.fromkeys(METRICS, 0.25) | {"standard_error": dict.fromkeys(METRICS, 0.0123)}
+    row = {"a": "ILRec", "b": "SFT", "metric": "ndcg@10", "difference": difference, "standard_error": 0.002}
+    return {
+        "data": {
+            "name": "toy",
+            "users": 12345,
+            "items": 7,
+            "interactions": 99,
+            "test_users": 12345,
+            "notes": ["Smoke run: 5 of 9 users, drawn by chance."],
+        },
+        "seeds": [0, 1],
+        "command": "ilrec run --data toy",
+        "revision": "abc123",
+        "versions": {"torch": "2.13.0"},
+        "device": "CPU",
+        "seconds": {"prepare": 1.2, "train SFT": 61.0},
+        "methods": {
+            "SFT": method | {"settings": {"learning_rate": 0.002, "seed": 0}},
+            "ILRec": method | {"settings": {}, "per_seed": [{"seed": 0} | dict.fromkeys(METRICS, 0.2)]},
+        },
+        "paired": [row | {"p_value": p_value, "seeds": [0, 1]}],
+    }
+
+
+def test_report_holds_figures_errors_tests_settings_times_and_notes():
+    report = render_report(results(), title="Toy run")
+    assert report.startswith("# Toy run\n")
+    for line in [
+        "| toy | 12,345 | 7 | 99 | 12,345 |",
+        "- Smoke run: 5 of 9 users, drawn by chance.",
+        "| SFT | " + " | ".join(["0.2500 (0.0123)"] * 6) + " |",
+        "| ILRec | 0 | " + " | ".join(["0.2000"] * 6) + " |",
+        "| ILRec | SFT | NDCG@10 | +0.0100 | 0.0020 | 0.2 | 0, 1 |",
+        "| SFT | learning_rate = 0.002; seed = 0 |",
+        "| train SFT | 61 |",
+        "| torch | 2.13.0 |",
+        "Seeds: 0, 1.",
+        "ilrec run --data toy",
+        "Revision `abc123`, device: CPU.",
+    ]:
+        assert line in report.splitlines(), line
+
+
+@pytest.mark.parametrize(
+    ("difference", "p_value", "words"),
+    [
+        (0.01, 0.2, "No difference between ILRec and SFT is shown"),
+        (-0.01, 0.01, "ILRec is worse than SFT"),
+        (0.01, 0.01, "ILRec is better than SFT"),
+    ],
+)
+def test_verdict(difference, p_value, words):
+    sentence = verdict(results(difference, p_value))
+    assert words in sentence
+    assert f"{difference:+.4f} ± 0.0020" in sentence
+
+
+def test_no_verdict_without_the_pair():
+    assert verdict({"paired": []}) == ""
+
+
+def test_examples_show_hits_and_keep_semantic_ids_visible():
+    example = ExampleList("u1", ["<a_1><b_2>"], "drum & bass", {"SFT": ["drum & bass", "lute"], "ILRec": ["harp"]})
+    report = render_report(results(), [example])
+    assert "1. &lt;a_1>&lt;b_2>" in report
+    assert "| 1 | **drum &amp; bass** | harp |" in report
+    assert "| 2 | lute |  |" in report
+
+
+def test_cells_stay_in_their_cell():
+    assert table(["x"], [["a|b\nc"]]).splitlines()[-1] == "| a\\|b c |"

@@ -1,0 +1,87 @@
+"""Summaries and comparisons by hand, and the files they go to."""
+
+import json
+import math
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+
+from ilrec_trl.report.results import MethodRanks, compare_methods, summarise_methods, write_ranks, write_results
+
+
+INF = float("inf")
+
+
+def ranks(method, starts, seed=None, ties=None):
+    users = [f"u{row}" for row in range(len(starts))]
+    ties = np.ones(len(starts), dtype=np.int64) if ties is None else np.array(ties)
+    return MethodRanks(method, users, np.array(starts, dtype=float), ties, seed, {"lr": 0.1})
+
+
+def test_summary_of_one_seed():
+    summary = summarise_methods([ranks("SFT", [1, 3, INF, 11], seed=0)])["SFT"]
+    assert summary["hit@1"] == 1 / 4
+    assert summary["hit@10"] == 2 / 4
+    assert summary["ndcg@10"] == pytest.approx((1 + 1 / 2) / 4)
+    assert summary["mrr"] == pytest.approx((1 + 1 / 3 + 1 / 11) / 4)
+    # Hit@10 is 1, 1, 0, 0: variance 1/3.
+    assert summary["standard_error"]["hit@10"] == pytest.approx(math.sqrt(1 / 3 / 4))
+    assert summary["settings"] == {"lr": 0.1}
+    assert "per_seed" not in summary
+
+
+def test_summary_of_two_seeds_is_their_mean():
+    summary = summarise_methods([ranks("SFT", [1, INF], seed=0), ranks("SFT", [1, 2], seed=1)])["SFT"]
+    assert summary["hit@10"] == pytest.approx((1 / 2 + 1) / 2)
+    # Users' means of Hit@10 are 1 and 1/2: variance 1/8.
+    assert summary["standard_error"]["hit@10"] == pytest.approx(math.sqrt(1 / 8 / 2))
+    assert [(figures["seed"], figures["hit@10"]) for figures in summary["per_seed"]] == [(0, 1 / 2), (1, 1)]
+
+
+def test_comparison_over_and_within_seeds():
+    entries = [
+        ranks("ILRec", [1, 1, 1, INF], seed=0),
+        ranks("SFT", [1, INF, 1, INF], seed=0),
+        ranks("ILRec", [1, 1, 1, 1], seed=1),
+        ranks("SFT", [1, 1, INF, 1], seed=1),
+        ranks("SASRec", [INF, INF, 1, 1]),
+    ]
+    rows = compare_methods(entries, [("ILRec", "SFT"), ("ILRec", "SASRec")])
+    hits = {(row["b"], tuple(row["seeds"])): row for row in rows if row["metric"] == "hit@1"}
+    assert set(hits) == {("SFT", (0, 1)), ("SFT", (0,)), ("SFT", (1,)), ("SASRec", (0, 1))}
+    assert hits["SFT", (0,)]["difference"] == 1 / 4
+    # Users' mean differences are 0, 1/2, 1/2, 0: mean 1/4, variance 1/12.
+    assert hits["SFT", (0, 1)]["difference"] == 1 / 4
+    assert hits["SFT", (0, 1)]["standard_error"] == pytest.approx(math.sqrt(1 / 12 / 4))
+    # 1, 1, 0, -1/2 over the users.
+    assert hits["SASRec", (0, 1)]["difference"] == pytest.approx((1 + 1 + 0 - 1 / 2) / 4)
+    assert {row["metric"] for row in rows} == {"hit@1", "hit@5", "hit@10", "ndcg@5", "ndcg@10", "mrr"}
+
+
+def test_runs_over_different_users_are_refused():
+    other = MethodRanks("SFT", ["x", "y"], np.ones(2), np.ones(2, dtype=np.int64))
+    with pytest.raises(ValueError, match="different users"):
+        compare_methods([ranks("ILRec", [1, 2]), other], [("ILRec", "SFT")])
+
+
+def test_an_unknown_method_is_refused():
+    with pytest.raises(ValueError, match="no ranks of method 'BPR'"):
+        compare_methods([ranks("ILRec", [1, 2])], [("ILRec", "BPR")])
+
+
+def test_results_are_plain_json(tmp_path):
+    path = tmp_path / "results.json"
+    write_results({"a": np.float32(0.5), "b": [math.nan, (np.int64(3), INF)], "c": {1: "x"}}, path)
+    assert json.loads(path.read_text()) == {"a": 0.5, "b": [None, [3, None]], "c": {"1": "x"}}
+
+
+def test_ranks_table(tmp_path):
+    path = tmp_path / "ranks.parquet"
+    write_ranks([ranks("SFT", [1, INF], 3, [2, 1]), ranks("popularity", [4, 5])], ["i", "j"], path)
+    assert pq.read_table(path).to_pylist() == [
+        {"user": "u0", "item": "i", "method": "SFT", "seed": 3, "rank": 1, "ties": 2},
+        {"user": "u1", "item": "j", "method": "SFT", "seed": 3, "rank": None, "ties": 1},
+        {"user": "u0", "item": "i", "method": "popularity", "seed": None, "rank": 4, "ties": 1},
+        {"user": "u1", "item": "j", "method": "popularity", "seed": None, "rank": 5, "ties": 1},
+    ]
