@@ -7,6 +7,7 @@ from trl.data_utils import get_dataset_column_names, is_conversational, is_conve
 from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
 from trl.trainer.utils import FusedCausalLMOutput, get_config_model_id, pad
 
+
 __all__ = [
     "DataCollatorForLanguageModeling",
     "FusedCausalLMOutput",

@@ -14,6 +14,7 @@ from transformers import PreTrainedModel
 
 from ._trl import FusedCausalLMOutput, load_balancing_loss
 
+
 _NORM_NAMES = ("norm", "final_layernorm", "final_layer_norm", "ln_f", "final_norm", "norm_f", "embedding_norm")
 
 
@@ -63,8 +64,8 @@ def find_model_parts(model: PreTrainedModel) -> ModelParts:
                 return ModelParts(layers, norm, getattr(owner, "project_out", None), head)
     raise ValueError(
         f"ILRec cannot read the intermediate layers of `{type(model).__name__}`: expected an LM head and, below "
-        f"`{model.base_model_prefix}`, a ModuleList of {num_layers} decoder layers. Use a decoder-only causal language "
-        "model of transformers, or train with TRL's SFTTrainer."
+        f"`{model.base_model_prefix}`, a ModuleList of {num_layers} decoder layers. Use a decoder-only causal "
+        "language model of transformers, or train with TRL's SFTTrainer."
     )
 
 
@@ -92,8 +93,8 @@ def resolve_intermediate_layers(layers: int | str | list[int], num_layers: int) 
     indices = sorted({layer + num_layers if layer < 0 else layer for layer in layers})
     if indices[0] < 0 or indices[-1] >= num_layers - 1:
         raise ValueError(
-            f"`intermediate_layers={layers}` must hold indices from 0 to {num_layers - 2} (or {-num_layers} to -2): the "
-            f"model has {num_layers} decoder layers, and the last is the one that negatives are mined for."
+            f"`intermediate_layers={layers}` must hold indices from 0 to {num_layers - 2} (or {-num_layers} to -2): "
+            f"the model has {num_layers} decoder layers, and the last is the one that negatives are mined for."
         )
     return indices
 
@@ -262,7 +263,7 @@ def _check_final_norm(model: PreTrainedModel, parts: ModelParts, raw: Tensor, no
         tolerance = 1e-3 if normed.dtype in (torch.float32, torch.float64) else 3e-2
         if not torch.allclose(got, expected, rtol=tolerance, atol=tolerance * expected.abs().max().item() + 1e-6):
             raise ValueError(
-                f"ILRec cannot read the intermediate layers of `{type(model).__name__}`: its last decoder layer's output "
-                "put through the final norm is not its last hidden state, so logits of middle layers would be wrong. "
-                "Train this model with TRL's SFTTrainer, and please report the architecture."
+                f"ILRec cannot read the intermediate layers of `{type(model).__name__}`: its last decoder layer's "
+                "output put through the final norm is not its last hidden state, so logits of middle layers would be "
+                "wrong. Train this model with TRL's SFTTrainer, and please report the architecture."
             )

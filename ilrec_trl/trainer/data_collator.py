@@ -9,6 +9,7 @@ import torch
 
 from ._trl import DataCollatorForLanguageModeling, pad
 
+
 #: Columns beside the tokens that reward functions read; a row's `item` may be a list, one entry a target.
 REWARD_COLUMNS = ("history", "item", "user")
 
@@ -20,8 +21,8 @@ class DataCollatorForItemCompletion(DataCollatorForLanguageModeling):
 
     Besides the keys of [`~trl.trainer.sft_trainer.DataCollatorForLanguageModeling`] the batch holds:
 
-    - `"target_items"` (`torch.Tensor` of shape `(B, S)`): 0 on tokens of no target item, n on the tokens of the batch's
-      n-th target item (from 1, over all rows in order), and -n on the end-of-sequence token that closes it.
+    - `"target_items"` (`torch.Tensor` of shape `(B, S)`): 0 on tokens of no target item, n on the tokens of the
+      batch's n-th target item (from 1, over all rows in order), and -n on the end-of-sequence token that closes it.
     - `"history"` (`list[list]`, one entry a target item): the items before that target, for rows that have a `history`
       column. In a row of several targets, those before a target belong to its history.
     - `"item"` and `"user"` (`list`, one entry a target item): for rows that have these columns.

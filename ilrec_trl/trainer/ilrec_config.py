@@ -38,11 +38,11 @@ class ILRecConfig(SFTConfig):
         cpd_weight (`float`, *optional*, defaults to `0.05`):
             Weight of the distillation of the intermediate layers from the last one (the paper's lambda).
         crr_weight (`float`, *optional*):
-            Weight of the collaborative rewards (the paper's mu). `None`: 1 when the trainer is given a `reward_func`, 0
-            otherwise.
+            Weight of the collaborative rewards (the paper's mu). `None`: 1 when the trainer is given a `reward_func`,
+            0 otherwise.
         crr_scope (`str`, *optional*, defaults to `"prefix"`):
-            Tokens that share the reward: `"negatives"` (the paper), the target and its mined negatives; `"prefix"`, all
-            continuations of the prefix.
+            Tokens that share the reward: `"negatives"` (the paper), the target and its mined negatives; `"prefix"`,
+            all continuations of the prefix.
         crr_temperature (`float`, *optional*, defaults to `1.0`):
             Temperature of the rewards, above 0; lower is sharper.
     """
@@ -90,7 +90,7 @@ class ILRecConfig(SFTConfig):
     )
     crr_temperature: float = field(default=1.0, metadata={"help": "Temperature of the rewards."})
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         super().__post_init__()
         self.intermediate_layers = _parse_layers(self.intermediate_layers)
         for name, choices in _CHOICES.items():

@@ -30,45 +30,18 @@ from .cross_layer_forward import (
 )
 from .data_collator import REWARD_COLUMNS, DataCollatorForItemCompletion
 from .ilrec_config import ILRecConfig
-from .losses import (
-    collaborative_reward_loss,
-    cross_layer_distillation_loss,
-    cross_layer_preference_loss,
-    negative_weights,
-    self_hard_negatives,
-)
-from .target_items import TargetMarker, target_prefixes
+from .ilrec_loss import ILRecLoss, TargetPositions
+from .target_items import TargetMarker
+
 
 if TYPE_CHECKING:
     from ..rewards.rewards import RewardFunc
 
 
-@dataclasses.dataclass
-class TargetPositions:
-    """
-    What the losses know about the N target positions of a batch, in row-major order.
-
-    Args:
-        mask (`torch.Tensor` of shape `(B, S - 1)`):
-            `True` where the next token belongs to a target item.
-        target_ids (`torch.Tensor` of shape `(N,)`):
-            The next tokens.
-        nodes (`torch.Tensor` of shape `(N,)`, *optional*):
-            Trie node of each position's prefix, with an item trie.
-        items (`torch.Tensor` of shape `(N,)`):
-            0-based number of the target item in the batch.
-    """
-
-    mask: Tensor
-    target_ids: Tensor
-    nodes: Tensor | None
-    items: Tensor
-
-
 class _LastOutput:
     """
-    The model as TRL's `compute_loss` calls it, keeping the fused output for the terms that ILRec adds. It stands outside
-    every wrapper (DDP, FSDP), whose hooks are thus on the kept tensors.
+    The model as TRL's `compute_loss` calls it, keeping the fused output for the terms that ILRec adds. It stands
+    outside every wrapper (DDP, FSDP), whose hooks are thus on the kept tensors.
     """
 
     def __init__(self, model: torch.nn.Module, target_mask: Tensor, training: bool) -> None:
@@ -88,7 +61,7 @@ class ILRecTrainer(SFTTrainer):
     """
     Trainer for ILRec (https://huggingface.co/papers/2602.17410): supervised fine-tuning of a recommender in which, in
     the same forward pass, hard negative tokens are mined from intermediate layers and penalised (CPO), those layers
-    are distilled from the last one (CPD), and the scores of a collaborative-filtering model soften false negatives (CRR).
+    are distilled from the last one (CPD), and a collaborative-filtering model's scores soften false negatives (CRR).
 
     It takes everything that [`~trl.SFTTrainer`] takes. What ILRec adds to the loss is added to whichever loss the
     parent computes, with the parent's normalisation by the number of target tokens; with `cpo_beta`, `cpd_weight` and
@@ -100,8 +73,8 @@ class ILRecTrainer(SFTTrainer):
             data sets may have the columns `history` (ids of the items before the target), `item` (id of the target, or
             a list when the completion holds several items one after the other) and `user`.
         item_trie ([`ItemTrie`], *optional*):
-            The catalogue. Negatives are then mined among the tokens that can follow in some item. Without it the target
-            is the whole completion.
+            The catalogue. Negatives are then mined among the tokens that can follow in some item. Without it the
+            target is the whole completion.
         reward_func ([`RewardFunc`], *optional*):
             `(histories, **columns) -> (T, I)` non-negative scores of every item in the order of `item_trie.item_ids`,
             for example a [`SASRecReward`]. Needs `item_trie` and a `history` column.
@@ -137,13 +110,13 @@ class ILRecTrainer(SFTTrainer):
 
     def __init__(
         self,
-        model,
+        model: Any,
         args: ILRecConfig | SFTConfig | TrainingArguments | None = None,
-        *positional,
+        *positional: Any,
         item_trie: ItemTrie | None = None,
         reward_func: RewardFunc | Callable[..., Tensor] | None = None,
-        **kwargs,
-    ):
+        **kwargs: Any,
+    ) -> None:
         args = _as_ilrec_config(args, model)
         self.item_trie, self.reward_func = item_trie, reward_func
         self.cpo_beta = args.cpo_beta
@@ -151,7 +124,7 @@ class ILRecTrainer(SFTTrainer):
             self.cpo_beta = 3.0 if item_trie is not None and args.restrict_to_items else 1.0
         self.crr_weight = args.crr_weight if args.crr_weight is not None else float(reward_func is not None)
         self._refuse_incomplete_arguments(args)
-        self._sums = {"train": defaultdict(float), "eval": defaultdict(float)}
+        self._sums: dict[str, dict[str, Any]] = {"train": defaultdict(float), "eval": defaultdict(float)}
         super().__init__(model, args, *positional, **kwargs)
 
         self._refuse_unsupported()
@@ -166,6 +139,14 @@ class ILRecTrainer(SFTTrainer):
         if type(self.data_collator) is DataCollatorForLanguageModeling:
             fields = {f.name: getattr(self.data_collator, f.name) for f in dataclasses.fields(self.data_collator)}
             self.data_collator = DataCollatorForItemCompletion(**fields, eos_token_id=self._tokenizer.eos_token_id)
+        self.ilrec_loss = ILRecLoss(
+            self.args,
+            self.cpo_beta,
+            self.crr_weight,
+            item_trie,
+            vocab_size=len(self._tokenizer),
+            pad_token_id=self._tokenizer.pad_token_id,
+        )
         self._bind_recommendation_callbacks()
 
     def _refuse_incomplete_arguments(self, args: ILRecConfig) -> None:
@@ -176,8 +157,8 @@ class ILRecTrainer(SFTTrainer):
             )
         if self.crr_weight > 0 and self.reward_func is None:
             raise ValueError(
-                f"`crr_weight={self.crr_weight}` needs item scores, but there is no `reward_func`. Pass one (for example "
-                "`SASRecReward`), or set `crr_weight=0`."
+                f"`crr_weight={self.crr_weight}` needs item scores, but there is no `reward_func`. Pass one (for "
+                "example `SASRecReward`), or set `crr_weight=0`."
             )
         if self.crr_weight > 0 and self.item_trie is None:
             raise ValueError(
@@ -186,17 +167,20 @@ class ILRecTrainer(SFTTrainer):
             )
         if self.crr_weight > 0 and args.packing:
             raise ValueError(
-                "Packing joins rows and drops the `history` column that `reward_func` reads. Set `packing=False`, or set "
-                "`crr_weight=0` to train with CPO and CPD alone."
+                "Packing joins rows and drops the `history` column that `reward_func` reads. Set `packing=False`, or "
+                "set `crr_weight=0` to train with CPO and CPD alone."
             )
 
     def _refuse_unsupported(self) -> None:
         parallelism = self.accelerator.parallelism_config
         if parallelism is not None and (parallelism.cp_enabled or parallelism.sp_enabled):
             raise ValueError(
-                "ILRec reads whole sequences to find the tokens of an item, which context and sequence parallelism cut "
-                "apart. Disable them (`cp_size=1`, `sp_size=1`) and use DDP, FSDP or DeepSpeed ZeRO, or train with SFTTrainer."
+                "ILRec reads whole sequences to find the tokens of an item, which context and sequence parallelism "
+                "cut apart. Disable them (`cp_size=1`, `sp_size=1`) and use DDP, FSDP or DeepSpeed ZeRO, or train "
+                "with SFTTrainer."
             )
+        if self.item_trie is not None:
+            self.item_trie.check_vocab_size(self.model.config.get_text_config().vocab_size)
         if self.item_trie is not None and not isinstance(self.data_collator, DataCollatorForLanguageModeling):
             raise ValueError(
                 f"With `item_trie` a batch must say which tokens are a target item, and the data collator "
@@ -247,98 +231,25 @@ class ILRecTrainer(SFTTrainer):
         target_items = inputs.pop("target_items", None)
         if self._is_plain_sft:
             return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
-        targets = self._find_targets(inputs, target_items)
+        targets = TargetPositions.from_batch(inputs["input_ids"], inputs["labels"], target_items, self.item_trie)
         recorder = _LastOutput(model, targets.mask, self.model.training)
         result = super().compute_loss(recorder, inputs, return_outputs, num_items_in_batch)
-        terms = self._ilrec_terms(recorder.output, targets, columns)  # (N,)
-        if num_items_in_batch is None:
-            num_items_in_batch = recorder.output.label_mask.sum()
-            scale = 1
-        else:
+        output = recorder.output
+        scores = self._item_scores(columns, output.logits.device) if self.crr_weight > 0 else None  # (T, I)
+        terms, values = self.ilrec_loss(output.logits, output.layer_logits, targets, scores)  # (N,)
+        for index, layer in zip(self.intermediate_layers, output.layer_logits, strict=True):
+            values[f"top1_layer_{index}"] = layer.argmax(-1) == targets.target_ids.to(layer.device)
+        self._record(values, len(terms))
+        count = output.label_mask.sum() if num_items_in_batch is None else num_items_in_batch
+        extra = terms.sum() / torch.as_tensor(count, device=terms.device).clamp(min=1)
+        if self.args.average_tokens_across_devices and num_items_in_batch is not None:
             # As in the parent: the count is over all ranks, and DDP averages the gradients
-            scale = self.accelerator.num_processes // self.get_tp_size() if self.args.average_tokens_across_devices else 1
-        extra = terms.sum() * scale / torch.as_tensor(num_items_in_batch, device=terms.device).clamp(min=1)
+            extra = extra * (self.accelerator.num_processes // self.get_tp_size())
         if return_outputs:
             return result[0] + extra, result[1]
         return result + extra
 
-    def _find_targets(self, inputs: dict[str, Any], target_items: Tensor | None) -> TargetPositions:
-        labels = inputs["labels"]
-        if target_items is None:
-            target_items = (labels != -100).long()  # (B, S)
-        if self.item_trie is not None and self.item_trie.end_token_id is None:
-            target_items = target_items.clamp(min=0)  # an end that is no part of the items is plain text
-        # The first token of a row is never predicted
-        mask = target_items[:, 1:] != 0  # (B, S - 1)
-        chosen = torch.zeros_like(target_items, dtype=torch.bool)
-        chosen[:, 1:] = mask
-        nodes = None
-        if self.item_trie is not None:
-            trie = self.item_trie.to(labels.device)
-            prefixes = target_prefixes(inputs["input_ids"], target_items, trie.depth)[chosen[target_items != 0]]
-            nodes = trie.locate(prefixes)  # (N,)
-        items = target_items[chosen].abs() - 1
-        return TargetPositions(mask, labels[chosen], nodes, items)
-
-    def _ilrec_terms(self, output: CrossLayerOutput, targets: TargetPositions, columns: dict[str, list]) -> Tensor:
-        """What ILRec adds to the cross-entropy of each target position, `(N,)`, in nats."""
-        args, logits, layer_logits = self.args, output.logits, output.layer_logits
-        target_ids = targets.target_ids.to(logits.device)
-        continuations, candidates = self._candidates(logits, targets)
-        negatives = self_hard_negatives(
-            layer_logits,
-            logits,
-            target_ids,
-            selection=args.negative_selection,
-            threshold=args.negative_threshold,
-            top_k=args.negative_top_k,
-            allowed=candidates,
-        )
-        weights = negative_weights(layer_logits, negatives)
-        cross_entropy = cross_layer_preference_loss(logits, target_ids, weights, beta=0.0)  # (N,)
-        preference = distillation = reward = torch.zeros_like(cross_entropy)
-        if self.cpo_beta > 0:
-            preference = (
-                cross_layer_preference_loss(
-                    logits, target_ids, weights, beta=self.cpo_beta, penalty=args.cpo_penalty
-                )
-                - cross_entropy
-            )
-        with torch.set_grad_enabled(torch.is_grad_enabled() and args.cpd_weight > 0):
-            distillation = cross_layer_distillation_loss(layer_logits, logits)
-        if self.crr_weight > 0:
-            scores = self._item_scores(columns, targets, logits.device)  # (T, I)
-            trie = self.item_trie.to(logits.device)
-            rewards = trie.token_rewards(scores, targets.nodes, logits.size(1), rows=targets.items)  # (N, V)
-            beside = negatives if args.crr_scope == "negatives" else continuations
-            reward = collaborative_reward_loss(
-                logits, target_ids, beside, rewards, temperature=args.crr_temperature
-            )
-        terms = preference + self.crr_weight * reward
-        if args.cpd_weight > 0:
-            terms = terms + args.cpd_weight * distillation
-        with torch.no_grad():
-            losses = {"cpo_loss": cross_entropy + preference, "cpd_loss": distillation, "crr_loss": reward}
-            if self.crr_weight == 0:
-                del losses["crr_loss"]
-            self._record(losses, logits, layer_logits, negatives, target_ids)
-        return terms
-
-    def _candidates(self, logits: Tensor, targets: TargetPositions) -> tuple[Tensor | None, Tensor]:
-        """Tokens that can follow in some item, `(N, V)` or `None` without a trie, and those that may be negatives."""
-        vocab_size = logits.size(1)
-        continuations = None
-        if targets.nodes is not None:
-            continuations = self.item_trie.to(logits.device).allowed_mask(targets.nodes, vocab_size)  # (N, V)
-            if self.args.restrict_to_items:
-                return continuations, continuations
-        candidates = torch.ones(1, vocab_size, dtype=torch.bool, device=logits.device)
-        candidates[:, len(self._tokenizer) :] = False
-        if self._tokenizer.pad_token_id is not None:
-            candidates[:, self._tokenizer.pad_token_id] = False
-        return continuations, candidates
-
-    def _item_scores(self, columns: dict[str, list], targets: TargetPositions, device: torch.device) -> Tensor:
+    def _item_scores(self, columns: dict[str, list], device: torch.device) -> Tensor:
         """Scores of every item for every target item of the batch, `(T, I)`."""
         if "history" not in columns:
             raise ValueError(
@@ -351,26 +262,17 @@ class ILRecTrainer(SFTTrainer):
         expected = (len(columns["history"]), len(self.item_trie))
         if tuple(scores.shape) != expected:
             raise ValueError(
-                f"`reward_func` returned scores of shape {tuple(scores.shape)}, expected {expected}: one row a history, "
-                "one column an item, in the order of `item_trie.item_ids`."
+                f"`reward_func` returned scores of shape {tuple(scores.shape)}, expected {expected}: one row a "
+                "history, one column an item, in the order of `item_trie.item_ids`."
             )
         return scores
 
-    def _record(self, losses, logits, layer_logits, negatives, target_ids) -> None:
+    def _record(self, values: dict[str, Tensor], positions: int) -> None:
         """Add this batch to the sums behind the logged metrics; they stay on the device until something is logged."""
         sums = self._sums["train" if self.model.training else "eval"]
-        counts = negatives.sum(-1)  # (N,)
-        values = {
-            **losses,
-            "negatives": counts,
-            "negative_mass": (logits.softmax(-1) * negatives).sum(-1),
-            "without_negatives": counts == 0,
-        }
-        for index, layer in zip(self.intermediate_layers, layer_logits, strict=True):
-            values[f"top1_layer_{index}"] = layer.argmax(-1) == target_ids
-        sums["positions"] += torch.tensor(float(len(target_ids)), device=logits.device)
         for name, value in values.items():
             sums[name] += value.sum(dtype=torch.float32)
+        sums["positions"] += torch.tensor(float(positions), device=value.device)
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         mode = "train" if self.model.training else "eval"

@@ -120,7 +120,8 @@ def cross_layer_preference_loss(
         beta (`float`):
             Strength of the penalty; at 0 this is plain cross-entropy.
         penalty (`str`, *optional*, defaults to `"additive"`):
-            `"additive"`: a negative's logit z becomes z + beta * w. `"multiplicative"`: z + beta * w * max(z - m, 0) with
+            `"additive"`: a negative's logit z becomes z + beta * w. `"multiplicative"`: z + beta * w * max(z - m, 0)
+            with
             m the mean logit of the position (no gradient), the paper's z * (1 + beta * w) made shift-invariant.
 
     Returns:

@@ -42,7 +42,8 @@ class TargetMarker:
     def __call__(self, example: dict[str, Any], index: int) -> dict[str, list[int]]:
         """
         Returns:
-            `dict` with `target_items`: one number a token that truncation leaves, see [`DataCollatorForItemCompletion`].
+            `dict` with `target_items`: one number a token that truncation leaves, see
+            [`DataCollatorForItemCompletion`].
 
         Raises:
             `ValueError`: where a target is cut by truncation, the completion is no item of the trie or not the row's
@@ -54,8 +55,8 @@ class TargetMarker:
         completion = _completion_positions(example)
         if not completion:
             raise ValueError(
-                f"{row}: the completion has no tokens with a label, so there is no target item to learn. Remove the row "
-                "or give it a completion."
+                f"{row}: the completion has no tokens with a label, so there is no target item to learn. Remove the "
+                "row or give it a completion."
             )
         self._check_truncation(example, completion, row)
         numbers = [0] * len(example["input_ids"])
@@ -70,8 +71,8 @@ class TargetMarker:
         if unknown:
             raise ValueError(
                 f"{row}: the history holds {unknown[0]!r} ({type(unknown[0]).__name__}), which is not an item of "
-                f"`item_trie` (ids such as {self.item_trie.item_ids[0]!r}). Add the item to the catalogue, or remove it "
-                "from the history."
+                f"`item_trie` (ids such as {self.item_trie.item_ids[0]!r}). Add the item to the catalogue, or remove "
+                "it from the history."
             )
 
     def _check_truncation(self, example: dict[str, Any], completion: list[int], row: str) -> None:
@@ -84,14 +85,16 @@ class TargetMarker:
             target = self.tokenizer.decode([example["input_ids"][position] for position in completion])
             raise ValueError(
                 f"{row}: the row has {length} tokens, and truncating it to `max_length={self.max_length}` "
-                f"({self.truncation_mode}) would cut the target {target[-80:]!r}. Shorten the history in the prompt, or "
-                f"set `max_length` to at least {length}."
+                f"({self.truncation_mode}) would cut the target {target[-80:]!r}. Shorten the history in the prompt, "
+                f"or set `max_length` to at least {length}."
             )
 
     def _number(self, example: dict[str, Any], completion: list[int], row: str) -> list[tuple[int, int]]:
         tokens = [example["input_ids"][position] for position in completion]
         if self.item_trie is None:
-            return [(p, -1 if t == self.tokenizer.eos_token_id else 1) for p, t in zip(completion, tokens, strict=True)]
+            return [
+                (p, -1 if t == self.tokenizer.eos_token_id else 1) for p, t in zip(completion, tokens, strict=True)
+            ]
         items = example.get("item")
         several = isinstance(items, list)
         expected = None if items is None else [self._sequence(item, row) for item in (items if several else [items])]
@@ -100,8 +103,8 @@ class TargetMarker:
             self._refuse(tokens, items, row)
         if len(spans) > 1 and not several and "history" in example:
             raise ValueError(
-                f"{row}: the completion holds {len(spans)} items, each of which has a history of its own. Give `item` as "
-                f"a list of the {len(spans)} ids, or leave the `history` column out."
+                f"{row}: the completion holds {len(spans)} items, each of which has a history of its own. Give `item` "
+                f"as a list of the {len(spans)} ids, or leave the `history` column out."
             )
         numbered = []
         for number, (start, end) in enumerate(spans, 1):
@@ -123,7 +126,8 @@ class TargetMarker:
 
     def _find_expected(self, tokens: list[int], sequences: list[list[int]]) -> list[tuple[int, int]] | None:
         """Spans of the expected sequences, one after the other; tokens between two items are separators."""
-        spans, start = [], 0
+        spans: list[tuple[int, int]] = []
+        start = 0
         for sequence in sequences:
             places = range(start, len(tokens) - len(sequence) + 1)
             if not (spans or self.templated):
@@ -137,7 +141,8 @@ class TargetMarker:
 
     def _find_items(self, tokens: list[int]) -> list[tuple[int, int]] | None:
         """Spans of the items that the completion is made of, longest match first."""
-        spans, start = [], 0
+        spans: list[tuple[int, int]] = []
+        start = 0
         if self.templated:
             start = next((p for p in range(len(tokens)) if self.item_trie.match(tokens[p:])), 0)
         while found := self.item_trie.match(tokens[start:]):
@@ -153,9 +158,9 @@ class TargetMarker:
         text = self.tokenizer.decode(tokens)
         wanted = "an item of `item_trie`" if items is None else f"the row's item {items!r} in `item_trie`"
         raise ValueError(
-            f"{row}: the completion {text[:200]!r} (tokens {tokens[:32]}) is not {wanted}. Completions and trie must come "
-            "from one catalogue and one tokenizer, and the prompt must end where a token ends (for example on a new "
-            "line). To train without a catalogue, leave `item_trie` out."
+            f"{row}: the completion {text[:200]!r} (tokens {tokens[:32]}) is not {wanted}. Completions and trie must "
+            "come from one catalogue and one tokenizer, and the prompt must end where a token ends (for example on a "
+            "new line). To train without a catalogue, leave `item_trie` out."
         )
 
 

@@ -21,7 +21,9 @@ CHAT_TEMPLATE = (
 def semantic_ids():
     """Thirty items of three codes, two of which share their codes."""
     generator = random.Random(0)
-    items = {f"i{n}": [f"<a_{n % 4}>", f"<b_{generator.randrange(4)}>", f"<c_{generator.randrange(4)}>"] for n in range(30)}
+    items = {
+        f"i{n}": [f"<a_{n % 4}>", f"<b_{generator.randrange(4)}>", f"<c_{generator.randrange(4)}>"] for n in range(30)
+    }
     items["i29"] = items["i28"]
     return items
 
@@ -36,9 +38,7 @@ def tokenizer():
     specials = ["<pad>", "<eos>", "<unk>", "<user>", "<assistant>", "<end>"]
     tokenizer = Tokenizer(models.WordLevel({t: i for i, t in enumerate(specials + CODES)}, unk_token="<unk>"))
     tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    fast = PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, pad_token="<pad>", eos_token="<eos>", unk_token="<unk>"
-    )
+    fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token="<pad>", eos_token="<eos>", unk_token="<unk>")
     fast.add_tokens(specials[3:] + CODES)
     fast.chat_template = CHAT_TEMPLATE
     return fast

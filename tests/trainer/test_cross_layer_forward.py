@@ -116,7 +116,9 @@ def test_other_calls_go_on_unchanged():
     input_ids, labels, _ = inputs()
     add_cross_layer_forward(model, [1])
     with torch.no_grad():
-        torch.testing.assert_close(model(input_ids=input_ids, labels=labels).loss, plain(input_ids, labels=labels).loss)
+        torch.testing.assert_close(
+            model(input_ids=input_ids, labels=labels).loss, plain(input_ids, labels=labels).loss
+        )
         generated = model.generate(input_ids, max_new_tokens=3, do_sample=False)
         torch.testing.assert_close(generated, plain.generate(input_ids, max_new_tokens=3, do_sample=False))
 
@@ -175,7 +177,8 @@ def test_a_model_whose_norm_is_not_the_last_step_is_refused():
 
 
 @pytest.mark.parametrize(
-    ("layers", "expected"), [("auto", [2, 3, 4]), (1, [4]), (5, [0, 1, 2, 3, 4]), ([0, -2], [0, 4]), ([3, 1, 3], [1, 3])]
+    ("layers", "expected"),
+    [("auto", [2, 3, 4]), (1, [4]), (5, [0, 1, 2, 3, 4]), ([0, -2], [0, 4]), ([3, 1, 3], [1, 3])],
 )
 def test_layer_choices(layers, expected):
     assert resolve_intermediate_layers(layers, 6) == expected

@@ -42,7 +42,9 @@ def test_flags_and_yaml(tmp_path):
     config = tmp_path / "config.yaml"
     config.write_text("intermediate_layers: [0, -2]\ncpo_beta: 2.5\n")
     flags = ["--output_dir", "out", "--use_cpu", "--bf16", "false", "--report_to", "none"]
-    parsed = TrlParser(ILRecConfig).parse_args_and_config([*flags, "--config", str(config), "--crr_scope", "negatives"])
+    parsed = TrlParser(ILRecConfig).parse_args_and_config(
+        [*flags, "--config", str(config), "--crr_scope", "negatives"]
+    )
     (args,) = parsed
     assert (args.intermediate_layers, args.cpo_beta, args.crr_scope) == ([0, -2], 2.5, "negatives")
     (args,) = TrlParser(ILRecConfig).parse_args_and_config([*flags, "--intermediate_layers", "2"])

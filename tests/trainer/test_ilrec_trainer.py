@@ -11,6 +11,7 @@ from trl import SFTConfig, SFTTrainer
 from ilrec_trl.evaluation.evaluator import RecommendationCallback, RecommendationEvaluator
 from ilrec_trl.items.item_trie import ItemTrie
 from ilrec_trl.trainer.ilrec_config import ILRecConfig
+from ilrec_trl.trainer.ilrec_loss import TargetPositions
 from ilrec_trl.trainer.ilrec_trainer import ILRecTrainer
 from tests import references
 
@@ -46,9 +47,7 @@ def as_conversation(row):
 def test_zero_weights_are_sft(conversational, make_model, settings, rows, tokenizer):
     dataset = Dataset.from_list([as_conversation(row) for row in rows] if conversational else rows)
     settings = {**settings, "gradient_accumulation_steps": 2, "per_device_train_batch_size": 4}
-    sft = SFTTrainer(
-        make_model(), args=SFTConfig(**settings), train_dataset=dataset, processing_class=tokenizer
-    )
+    sft = SFTTrainer(make_model(), args=SFTConfig(**settings), train_dataset=dataset, processing_class=tokenizer)
     ours = ILRecTrainer(
         make_model(), args=ILRecConfig(**settings, **OFF), train_dataset=dataset, processing_class=tokenizer
     )
@@ -105,11 +104,11 @@ def naive_batch_loss(model, trainer, rows, sequences, scores, config):
                 allowed=allowed,
             )
             weights = references.naive_weights(layers, negatives)
-            total = total + references.naive_cpo(last, token, weights, beta=trainer.cpo_beta, penalty=config.cpo_penalty)
+            total = total + references.naive_cpo(
+                last, token, weights, beta=trainer.cpo_beta, penalty=config.cpo_penalty
+            )
             total = total + config.cpd_weight * references.naive_cpd(layers, last)
-            mass = {
-                v: sum(row_scores[item] for item in below if sequences[item][offset] == v) for v in following
-            }
+            mass = {v: sum(row_scores[item] for item in below if sequences[item][offset] == v) for v in following}
             rewards = [mass.get(v, 0.0) / sum(mass.values()) for v in range(len(last))]
             beside = negatives if config.crr_scope == "negatives" else following
             total = total + config.crr_weight * references.naive_crr(
@@ -203,7 +202,9 @@ def test_accumulation_gives_one_trajectory(make_model, settings, dataset, tokeni
 
 
 def test_training_lowers_the_loss_and_logs_sensible_metrics(make_model, settings, dataset, tokenizer, trie):
-    config = ILRecConfig(**{**settings, "max_steps": 30, "logging_steps": 10, "eval_strategy": "steps", "eval_steps": 30})
+    config = ILRecConfig(
+        **{**settings, "max_steps": 30, "logging_steps": 10, "eval_strategy": "steps", "eval_steps": 30}
+    )
     trainer = ILRecTrainer(
         make_model(),
         args=config,
@@ -268,12 +269,10 @@ def test_language_modeling_data_trains(make_model, settings, rows, tokenizer):
 
 def test_pad_and_padding_of_the_vocabulary_are_no_negatives(make_model, settings, dataset, tokenizer):
     model = make_model()
-    trainer = ILRecTrainer(
-        model, args=ILRecConfig(**settings), train_dataset=dataset, processing_class=tokenizer
-    )
+    trainer = ILRecTrainer(model, args=ILRecConfig(**settings), train_dataset=dataset, processing_class=tokenizer)
     batch = trainer.data_collator([trainer.train_dataset[0]])
-    targets = trainer._find_targets(batch, batch["target_items"])
-    _, candidates = trainer._candidates(torch.zeros(1, model.config.vocab_size), targets)
+    targets = TargetPositions.from_batch(batch["input_ids"], batch["labels"], batch["target_items"], None)
+    _, candidates = trainer.ilrec_loss.candidates(targets, torch.zeros(1, model.config.vocab_size))
     assert candidates[0].nonzero().flatten().tolist() == list(range(1, len(tokenizer)))
 
 
@@ -300,16 +299,16 @@ def test_a_cut_target_is_refused_with_its_row(make_model, settings, rows, tokeni
     )
     for options in ({}, {"item_trie": trie}):
         with pytest.raises(ValueError, match=message):
-            build(
-                make_model, settings, Dataset.from_list(rows), tokenizer, {"max_length": length - 1}, **options
-            )
+            build(make_model, settings, Dataset.from_list(rows), tokenizer, {"max_length": length - 1}, **options)
 
 
 def test_a_completion_that_is_no_item_is_refused(make_model, settings, rows, tokenizer, trie):
     rows[5] = {**rows[5], "completion": "<a_0><a_0><a_0>"}
     for row in rows:
         del row["item"]
-    with pytest.raises(ValueError, match=r"train row 5: the completion '<a_0> <a_0> <a_0> .*not an item of `item_trie`"):
+    with pytest.raises(
+        ValueError, match=r"train row 5: the completion '<a_0> <a_0> <a_0> .*not an item of `item_trie`"
+    ):
         build(make_model, settings, Dataset.from_list(rows), tokenizer, item_trie=trie)
 
 
@@ -323,16 +322,16 @@ def test_a_completion_that_is_another_item_is_refused(make_model, settings, rows
 @pytest.mark.parametrize(("column", "value"), [("history", ["i0", "ghost"]), ("item", "ghost")])
 def test_an_unknown_item_is_refused(column, value, make_model, settings, rows, tokenizer, trie):
     rows[7] = {**rows[7], column: value}
-    with pytest.raises(ValueError, match=r"train row 7: .*'ghost' \(str\).*not an item of `item_trie` \(ids such as 'i"):
+    with pytest.raises(
+        ValueError, match=r"train row 7: .*'ghost' \(str\).*not an item of `item_trie` \(ids such as 'i"
+    ):
         build(make_model, settings, Dataset.from_list(rows), tokenizer, item_trie=trie)
 
 
 def test_bad_rows_of_the_evaluation_set_are_refused_too(make_model, settings, rows, dataset, tokenizer, trie):
     rows[3] = {**rows[3], "history": ["ghost"]}
     with pytest.raises(ValueError, match="eval row 3"):
-        build(
-            make_model, settings, dataset, tokenizer, item_trie=trie, eval_dataset=Dataset.from_list(rows)
-        )
+        build(make_model, settings, dataset, tokenizer, item_trie=trie, eval_dataset=Dataset.from_list(rows))
 
 
 @pytest.mark.parametrize(
@@ -356,6 +355,12 @@ def test_impossible_combinations_are_refused(
 def test_something_else_than_a_trie_is_refused(make_model, settings, dataset, tokenizer):
     with pytest.raises(TypeError, match="must be an `ItemTrie`, got `dict`"):
         build(make_model, settings, dataset, tokenizer, item_trie={})
+
+
+def test_a_trie_of_another_vocabulary_is_refused(make_model, settings, dataset, tokenizer, sequences):
+    trie = ItemTrie.from_sequences({**sequences, "alien": [6, 900]})
+    with pytest.raises(ValueError, match="uses token 900, but the vocabulary has 20 entries"):
+        build(make_model, settings, dataset, tokenizer, item_trie=trie)
 
 
 def test_rewards_without_histories_are_refused(make_model, settings, dataset, tokenizer, trie):
@@ -387,7 +392,10 @@ def test_a_collator_that_marks_nothing_is_refused_with_a_trie(make_model, settin
 
 def test_titles_end_with_the_end_token(make_model, settings, tokenizer):
     """One title begins another: only the end token tells them apart, and it is mined like any other token."""
-    sequences = {"pen": tokenizer.convert_tokens_to_ids(["<a_0>"]), "set": tokenizer.convert_tokens_to_ids(["<a_0>", "<b_0>"])}
+    sequences = {
+        "pen": tokenizer.convert_tokens_to_ids(["<a_0>"]),
+        "set": tokenizer.convert_tokens_to_ids(["<a_0>", "<b_0>"]),
+    }
     trie = ItemTrie.from_sequences(sequences, end_token_id=tokenizer.eos_token_id)
     rows = [
         {"prompt": "<c_0>", "completion": "<a_0>", "history": ["set"], "item": "pen"},
@@ -396,8 +404,8 @@ def test_titles_end_with_the_end_token(make_model, settings, tokenizer):
     trainer = build(make_model, settings, Dataset.from_list(rows), tokenizer, item_trie=trie)
     batch = trainer.data_collator([trainer.train_dataset[n] for n in range(2)])
     assert batch["target_items"].tolist() == [[0, 1, -1, 0], [0, 2, 2, -2]]
-    targets = trainer._find_targets(batch, batch["target_items"])
-    _, candidates = trainer._candidates(torch.zeros(5, len(tokenizer) + 2), targets)
+    targets = TargetPositions.from_batch(batch["input_ids"], batch["labels"], batch["target_items"], trie)
+    _, candidates = trainer.ilrec_loss.candidates(targets, torch.zeros(5, len(tokenizer) + 2))
     following = [set(row.nonzero().flatten().tolist()) for row in candidates]
     first, second = sequences["set"]
     end = tokenizer.eos_token_id

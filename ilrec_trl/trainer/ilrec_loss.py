@@ -1,0 +1,163 @@
+"""What ILRec adds to the cross-entropy of a batch: negatives are mined, then CPO, CPD and CRR put together."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ..items.item_trie import ItemTrie
+from .ilrec_config import ILRecConfig
+from .losses import (
+    collaborative_reward_loss,
+    cross_layer_distillation_loss,
+    cross_layer_preference_loss,
+    negative_weights,
+    self_hard_negatives,
+)
+from .target_items import target_prefixes
+
+
+@dataclass
+class TargetPositions:
+    """
+    What the losses know about the N target positions of a batch, in row-major order.
+
+    Args:
+        mask (`torch.Tensor` of shape `(B, S - 1)`):
+            `True` where the next token belongs to a target item.
+        target_ids (`torch.Tensor` of shape `(N,)`):
+            The next tokens.
+        nodes (`torch.Tensor` of shape `(N,)`, *optional*):
+            Trie node of each position's prefix, with an item trie.
+        items (`torch.Tensor` of shape `(N,)`):
+            0-based number of the target item in the batch.
+    """
+
+    mask: Tensor
+    target_ids: Tensor
+    nodes: Tensor | None
+    items: Tensor
+
+    @classmethod
+    def from_batch(
+        cls, input_ids: Tensor, labels: Tensor, target_items: Tensor | None, item_trie: ItemTrie | None
+    ) -> TargetPositions:
+        """
+        Args:
+            input_ids, labels (`torch.Tensor` of shape `(B, S)`):
+                Tokens and labels of the batch.
+            target_items (`torch.Tensor` of shape `(B, S)`, *optional*):
+                Numbers as [`DataCollatorForItemCompletion`] gives them; by default every token with a label is one.
+            item_trie ([`ItemTrie`], *optional*):
+                The catalogue.
+        """
+        if target_items is None:
+            target_items = (labels != -100).long()  # (B, S)
+        if item_trie is not None and item_trie.end_token_id is None:
+            target_items = target_items.clamp(min=0)  # an end that is no part of the items is plain text
+        # The first token of a row is never predicted
+        chosen = target_items != 0  # (B, S)
+        chosen[:, 0] = False
+        nodes = None
+        if item_trie is not None:
+            trie = item_trie.to(labels.device)
+            prefixes = target_prefixes(input_ids, target_items, trie.depth)[chosen[target_items != 0]]
+            nodes = trie.locate(prefixes)  # (N,)
+        return cls(chosen[:, 1:], labels[chosen], nodes, target_items[chosen].abs() - 1)
+
+
+@dataclass
+class ILRecLoss:
+    """
+    The terms of ILRec beyond cross-entropy, for each target position.
+
+    Args:
+        args ([`ILRecConfig`]):
+            Selection, penalty, scope and temperature.
+        cpo_beta, crr_weight (`float`):
+            The weights in force, see [`ILRecConfig`].
+        item_trie ([`ItemTrie`], *optional*):
+            The catalogue.
+        vocab_size (`int`):
+            Tokens that the tokenizer knows; the rest of the model's vocabulary is padding.
+        pad_token_id (`int`, *optional*):
+            Never a negative.
+    """
+
+    args: ILRecConfig
+    cpo_beta: float
+    crr_weight: float
+    item_trie: ItemTrie | None
+    vocab_size: int
+    pad_token_id: int | None
+
+    def __call__(
+        self, logits: Tensor, layer_logits: Tensor, targets: TargetPositions, item_scores: Tensor | None = None
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """
+        Args:
+            logits (`torch.Tensor` of shape `(N, V)`):
+                Logits of the last layer.
+            layer_logits (`torch.Tensor` of shape `(K, N, V)`):
+                Logits of the intermediate layers.
+            targets ([`TargetPositions`]):
+                The positions.
+            item_scores (`torch.Tensor` of shape `(T, I)`, *optional*):
+                Scores of every item for every target item; needed where `crr_weight` is above 0.
+
+        Returns:
+            `tuple`: the terms, `(N,)`, in nats, to be added to cross-entropy; and values to log, `(N,)` each.
+        """
+        args, target_ids = self.args, targets.target_ids.to(logits.device)
+        continuations, candidates = self.candidates(targets, logits)
+        negatives = self_hard_negatives(
+            layer_logits,
+            logits,
+            target_ids,
+            selection=args.negative_selection,
+            threshold=args.negative_threshold,
+            top_k=args.negative_top_k,
+            allowed=candidates,
+        )
+        weights = negative_weights(layer_logits, negatives)
+        cross_entropy = cross_layer_preference_loss(logits, target_ids, weights, beta=0.0)  # (N,)
+        terms = torch.zeros_like(cross_entropy)
+        if self.cpo_beta > 0:
+            preference = cross_layer_preference_loss(
+                logits, target_ids, weights, beta=self.cpo_beta, penalty=args.cpo_penalty
+            )
+            terms = terms + (preference - cross_entropy)
+        values = {"cpo_loss": cross_entropy.detach() + terms.detach()}
+        with torch.set_grad_enabled(torch.is_grad_enabled() and args.cpd_weight > 0):
+            values["cpd_loss"] = cross_layer_distillation_loss(layer_logits, logits)
+        if args.cpd_weight > 0:
+            terms = terms + args.cpd_weight * values["cpd_loss"]
+        if self.crr_weight > 0:
+            trie = self.item_trie.to(logits.device)
+            rewards = trie.token_rewards(item_scores, targets.nodes, logits.size(1), rows=targets.items)  # (N, V)
+            beside = negatives if args.crr_scope == "negatives" else continuations
+            values["crr_loss"] = collaborative_reward_loss(
+                logits, target_ids, beside, rewards, temperature=args.crr_temperature
+            )
+            terms = terms + self.crr_weight * values["crr_loss"]
+        counts = negatives.sum(-1)  # (N,)
+        values["negatives"] = counts
+        values["negative_mass"] = (logits.detach().softmax(-1) * negatives).sum(-1)
+        values["without_negatives"] = counts == 0
+        return terms, {name: value.detach() for name, value in values.items()}
+
+    def candidates(self, targets: TargetPositions, logits: Tensor) -> tuple[Tensor | None, Tensor]:
+        """Tokens that can follow in some item, `(N, V)` or `None` without a trie, and those that may be negatives."""
+        vocab_size, device = logits.size(1), logits.device
+        continuations = None
+        if self.item_trie is not None:
+            continuations = self.item_trie.to(device).allowed_mask(targets.nodes.to(device), vocab_size)  # (N, V)
+            if self.args.restrict_to_items:
+                return continuations, continuations
+        candidates = torch.ones(1, vocab_size, dtype=torch.bool, device=device)
+        candidates[:, self.vocab_size :] = False
+        if self.pad_token_id is not None:
+            candidates[:, self.pad_token_id] = False
+        return continuations, candidates
