@@ -39,7 +39,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _parse(command: str, summary: str, dataclasses: Sequence[type], arguments: list[str]) -> tuple[Any, ...]:
+def _parse(command: str, summary: str, dataclasses: Sequence[Any], arguments: list[str]) -> tuple[Any, ...]:
     from trl import TrlParser
 
     # The parser speaks of --config nowhere in its help.
@@ -128,7 +128,7 @@ def _env() -> None:
     show(list_table(["what", "value"], rows))
 
 
-COMMANDS: dict[str, tuple[str, list[type], Callable[..., None]]] = {
+COMMANDS: dict[str, tuple[str, list[Any], Callable[..., None]]] = {
     "prepare": (
         "Read interactions and items; build splits, tokenizer and trie",
         [o.DataOptions, o.ModelOptions, o.PrepareOptions],

@@ -1,6 +1,7 @@
 """What each command can be told. Plain dataclasses, so that `--help` needs neither torch nor transformers."""
 
 from dataclasses import dataclass, field
+from typing import Literal
 
 
 class InputError(Exception):
@@ -18,11 +19,10 @@ class DataOptions:
             ".gz). Without it a small store is generated."
         },
     )
-    item_format: str = field(
+    item_format: Literal["semantic_ids", "titles"] = field(
         default="semantic_ids",
         metadata={
-            "help": "What names an item to the language model: its semantic ID (index.json) or its title (item.json).",
-            "choices": ["semantic_ids", "titles"],
+            "help": "What names an item to the language model: its semantic ID (index.json) or its title (item.json)."
         },
     )
     max_users: int | None = field(

@@ -52,7 +52,7 @@ def build_model(prepared: PreparedData, options: ModelOptions, seed: int) -> Pre
     if options.model is not None:
         with input_errors():
             model = AutoModelForCausalLM.from_pretrained(options.model)
-        if len(tokenizer) > model.get_input_embeddings().num_embeddings:
+        if len(tokenizer) > len(model.get_input_embeddings().weight):
             model.resize_token_embeddings(len(tokenizer))
         return model
     config = LlamaConfig(
