@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import shlex
 import sys
 from collections.abc import Callable, Sequence
@@ -28,6 +29,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         # Options are the subcommand's own business: its parser is built only when it is called.
         commands.add_parser(name, help=summary, add_help=False)
     chosen = parser.parse_args(arguments[:1]).command
+    # Read when torch is loaded. Threads that spin while they wait are no faster for models this small, and many times
+    # slower as soon as another process wants a core.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     summary, dataclasses, function = COMMANDS[chosen]
     try:
         parsed = _parse(chosen, summary, dataclasses, arguments[1:])

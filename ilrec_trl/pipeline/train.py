@@ -52,7 +52,8 @@ def build_model(prepared: PreparedData, options: ModelOptions, seed: int) -> Pre
     if options.model is not None:
         with input_errors():
             model = AutoModelForCausalLM.from_pretrained(options.model)
-        if len(tokenizer) > len(model.get_input_embeddings().weight):
+        embeddings: Any = model.get_input_embeddings()
+        if len(tokenizer) > embeddings.num_embeddings:
             model.resize_token_embeddings(len(tokenizer))
         return model
     config = LlamaConfig(
