@@ -20,6 +20,7 @@ from ._trl import (
     DataCollatorForLanguageModeling,
     get_config_model_id,
     get_dataset_column_names,
+    is_conversational,
     is_conversational_from_value,
 )
 from .cross_layer_forward import (
@@ -209,7 +210,8 @@ class ILRecTrainer(SFTTrainer):
         # First tokenize every row, whole and in order, so that a row can be refused by its number
         whole = copy.copy(args)
         whole.max_length, whole.shuffle_dataset = None, False
-        templated = is_conversational_from_value(next(iter(dataset)))
+        example = next(iter(dataset))
+        templated = is_conversational(example) or is_conversational_from_value(example)
         dataset = super()._prepare_dataset(dataset, processing_class, whole, False, formatting_func, dataset_name)
         mark = TargetMarker(
             self._tokenizer, self.item_trie, dataset_name, templated, args.max_length, args.truncation_mode

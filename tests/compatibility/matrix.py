@@ -1,0 +1,6 @@
+"""The whole matrix, area by area."""
+
+from . import data_rows
+
+
+MATRIX = [*data_rows.rows()]
