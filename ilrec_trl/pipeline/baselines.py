@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from transformers import TrainingArguments
 
 from ..data.splits import NextItemExample, UserSequence
 from ..report.results import MethodRanks
@@ -27,22 +28,44 @@ def train_teacher(prepared: PreparedData, options: TeacherOptions, output_dir: s
             if unknown := set(prepared.catalog.item_ids) - set(model.config.item_ids):
                 raise ValueError(f"{options.sasrec} does not know item {min(unknown)!r}; train SASRec on this data")
         return model.eval()
-    args = sasrec_training_arguments(
-        Path(output_dir) / "checkpoints",
-        num_train_epochs=options.sasrec_epochs,
-        per_device_train_batch_size=options.sasrec_batch_size,
-        learning_rate=options.sasrec_learning_rate,
-        seed=seed,
-        dataloader_pin_memory=torch.cuda.is_available(),
-    )
-    config = SASRecConfig(
-        hidden_size=options.sasrec_hidden_size,
-        num_hidden_layers=options.sasrec_num_layers,
-        dropout=options.sasrec_dropout,
-    )
+    args = teacher_arguments(options, Path(output_dir) / "checkpoints", seed)
+    config = teacher_config(options)
     model = train_sasrec(prepared.splits, prepared.catalog.item_ids, args, config=config)
     model.save_pretrained(output_dir)
     return model
+
+
+def teacher_config(options: TeacherOptions) -> SASRecConfig:
+    """Sizes of SASRec, its own defaults where an option is None."""
+    config = SASRecConfig()
+    if options.sasrec_hidden_size is not None:
+        config.hidden_size = options.sasrec_hidden_size
+    if options.sasrec_dropout is not None:
+        config.dropout = options.sasrec_dropout
+    return config
+
+
+def teacher_arguments(options: TeacherOptions, output_dir: str | Path, seed: int) -> TrainingArguments:
+    """How SASRec is trained, by its own defaults where an option is None."""
+    changes = {
+        "num_train_epochs": options.sasrec_epochs,
+        "per_device_train_batch_size": options.sasrec_batch_size,
+        "learning_rate": options.sasrec_learning_rate,
+    }
+    changes = {name: value for name, value in changes.items() if value is not None}
+    pin_memory = torch.cuda.is_available()
+    return sasrec_training_arguments(output_dir, **changes, seed=seed, dataloader_pin_memory=pin_memory)
+
+
+def teacher_settings(model: SASRecModel, options: TeacherOptions, seed: int) -> dict[str, Any]:
+    """What the report says about SASRec."""
+    sizes = ("hidden_size", "num_hidden_layers", "num_attention_heads", "max_position_embeddings", "dropout")
+    settings: dict[str, Any] = {name: getattr(model.config, name) for name in sizes}
+    if options.sasrec is not None:
+        return settings | {"loaded_from": options.sasrec}
+    args = teacher_arguments(options, "unused", seed)
+    budget = ("learning_rate", "num_train_epochs", "per_device_train_batch_size")
+    return settings | {name: getattr(args, name) for name in budget} | {"seed": seed}
 
 
 def teacher_ranks(model: SASRecModel, examples: Sequence[NextItemExample], settings: dict[str, Any]) -> MethodRanks:

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from ..rewards.sasrec import SASRecConfig, SASRecModel
+from ..rewards.sasrec import SASRecModel
+from .baselines import teacher_arguments, teacher_config
 from .evaluate import recommend_lists
 from .options import EvaluationOptions, ModelOptions, TeacherOptions, TrainingOptions
 from .prepare import PreparedData
@@ -78,16 +79,13 @@ def _search(model: PreTrainedModel, prepared: PreparedData, evaluation: Evaluati
 
 
 def _sasrec(prepared: PreparedData, teacher: TeacherOptions) -> float:
-    config = SASRecConfig(
-        item_ids=list(prepared.catalog.item_ids),
-        hidden_size=teacher.sasrec_hidden_size,
-        num_hidden_layers=teacher.sasrec_num_layers,
-        dropout=teacher.sasrec_dropout,
-    )
+    args = teacher_arguments(teacher, "unused", seed=0)
+    config = teacher_config(teacher)
+    config.item_ids = list(prepared.catalog.item_ids)
     model = SASRecModel(config)
     sequences = prepared.splits.train
     length = max(1, round(sum(len(items) for _, items in sequences) / len(sequences)))
-    input_ids = torch.randint(1, len(prepared.catalog) + 1, (teacher.sasrec_batch_size, length))  # (B, S)
+    input_ids = torch.randint(1, len(prepared.catalog) + 1, (args.per_device_train_batch_size, length))  # (B, S)
     optimizer = torch.optim.AdamW(model.parameters())
 
     def step() -> None:
@@ -95,7 +93,7 @@ def _sasrec(prepared: PreparedData, teacher: TeacherOptions) -> float:
         optimizer.step()
         optimizer.zero_grad()
 
-    steps = math.ceil(len(sequences) / teacher.sasrec_batch_size) * teacher.sasrec_epochs
+    steps = math.ceil(len(sequences) / args.per_device_train_batch_size) * args.num_train_epochs
     return SASREC_SHARE * steps * (_time(step) + STEP_OVERHEAD)
 
 

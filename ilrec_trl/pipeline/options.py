@@ -64,6 +64,9 @@ class ModelOptions:
     intermediate_size: int = field(default=256, metadata={"help": "Width of its feed-forward layers."})
     num_hidden_layers: int = field(default=4, metadata={"help": "Its layers; ILRec needs at least two."})
     num_attention_heads: int = field(default=4, metadata={"help": "Its attention heads."})
+    tie_word_embeddings: bool = field(
+        default=False, metadata={"help": "Whether the small Llama uses one matrix for its input and output tokens."}
+    )
     attention_dropout: float = field(default=0.0, metadata={"help": "Its dropout on attention weights."})
 
 
@@ -74,14 +77,13 @@ class TeacherOptions:
     sasrec: str | None = field(
         default=None, metadata={"help": "Folder of a trained SASRec. Without it one is trained where it is needed."}
     )
-    sasrec_hidden_size: int = field(default=128, metadata={"help": "Hidden size of SASRec."})
-    sasrec_num_layers: int = field(default=2, metadata={"help": "Layers of SASRec."})
-    sasrec_dropout: float = field(default=0.5, metadata={"help": "Dropout of SASRec."})
-    sasrec_learning_rate: float = field(default=1e-3, metadata={"help": "Learning rate of SASRec."})
-    sasrec_epochs: int = field(
-        default=12, metadata={"help": "Epochs of SASRec at most; the best on validation counts."}
+    sasrec_hidden_size: int | None = field(default=None, metadata={"help": "Hidden size of SASRec. None: 128."})
+    sasrec_dropout: float | None = field(default=None, metadata={"help": "Dropout of SASRec. None: 0.5."})
+    sasrec_learning_rate: float | None = field(default=None, metadata={"help": "Its peak learning rate. None: 0.001."})
+    sasrec_epochs: float | None = field(
+        default=None, metadata={"help": "Its epochs at most; the best on validation counts. None: 8."}
     )
-    sasrec_batch_size: int = field(default=64, metadata={"help": "Users a batch of SASRec."})
+    sasrec_batch_size: int | None = field(default=None, metadata={"help": "Users a batch of SASRec. None: 64."})
     reward_temperature: float = field(default=1.0, metadata={"help": "Temperature of SASRec's probabilities."})
 
 

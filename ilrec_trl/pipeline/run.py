@@ -15,7 +15,7 @@ from ..report.console import metrics_table, seconds_table, show
 from ..report.markdown import ExampleList, render_report, verdict
 from ..report.results import MethodRanks, compare_methods, summarise_methods, write_ranks, write_results
 from ..rewards.rewards import SASRecReward
-from .baselines import popularity_ranks, teacher_ranks, train_teacher
+from .baselines import popularity_ranks, teacher_ranks, teacher_settings, train_teacher
 from .environment import device, revision, versions
 from .estimate import estimate_seconds
 from .evaluate import describe, load_model, model_ranks, recommend_lists
@@ -62,7 +62,6 @@ class Run:
 
     def execute(self) -> dict[str, Any]:
         """Run every stage; returns what `results.json` holds."""
-        self.folder.mkdir(parents=True, exist_ok=True)
         with self._stage("prepare"):
             prepared = prepare(self.data, self.model.model)
             prepared.save(self.folder / "data")
@@ -125,7 +124,7 @@ class Run:
         with self._stage("evaluate baselines"):
             ranks = [
                 popularity_ranks(prepared.splits.train, test, prepared.catalog.item_ids),
-                teacher_ranks(teacher, test, dataclasses.asdict(self.teacher)),
+                teacher_ranks(teacher, test, teacher_settings(teacher, self.teacher, self.options.seeds[0])),
             ]
         for (method, seed), used in settings.items():
             with self._stage(f"evaluate {METHODS[method]}"):

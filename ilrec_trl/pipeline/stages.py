@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 from pathlib import Path
 
 from ..report.console import metrics_table, show
 from ..report.results import summarise_methods, write_results
 from ..rewards.rewards import SASRecReward
-from .baselines import teacher_ranks, train_teacher
+from .baselines import teacher_ranks, teacher_settings, train_teacher
 from .options import EvaluationOptions, InputError, ModelOptions, StageOptions, TeacherOptions, TrainingOptions
 from .prepare import PreparedData
 from .train import build_model, train_method
@@ -19,7 +18,7 @@ def train_sasrec_stage(stage: StageOptions, teacher: TeacherOptions) -> None:
     """Train SASRec, save it in the output folder, and show how it ranks for the validation users."""
     prepared = PreparedData.load(stage.prepared)
     model = train_teacher(prepared, teacher, stage.output_dir, stage.seed)
-    ranks = teacher_ranks(model, prepared.splits.validation, dataclasses.asdict(teacher))
+    ranks = teacher_ranks(model, prepared.splits.validation, teacher_settings(model, teacher, stage.seed))
     summary = summarise_methods([ranks])
     Path(stage.output_dir).mkdir(parents=True, exist_ok=True)
     write_results({"split": "validation", "methods": summary}, Path(stage.output_dir) / "metrics.json")

@@ -64,7 +64,7 @@ def build_model(prepared: PreparedData, options: ModelOptions, seed: int) -> Pre
         num_attention_heads=options.num_attention_heads,
         attention_dropout=options.attention_dropout,
         max_position_embeddings=max(64, prepared.max_length()),
-        tie_word_embeddings=False,
+        tie_word_embeddings=options.tie_word_embeddings,
         pad_token_id=tokenizer.pad_token_id,
         bos_token_id=tokenizer.bos_token_id,
         eos_token_id=tokenizer.eos_token_id,

@@ -15,10 +15,10 @@ def metrics_table(methods: Mapping[str, Mapping[str, Any]]) -> Table:
     table = Table(title="Full ranking, mean over users ± one standard error")
     table.add_column("method")
     for metric in METRICS:
-        table.add_column(metric, justify="right")
+        table.add_column(metric, justify="right", no_wrap=True)
     for name, method in methods.items():
         errors = method["standard_error"]
-        table.add_row(escape(name), *(f"{method[metric]:.4f} ± {_number(errors[metric])}" for metric in METRICS))
+        table.add_row(escape(name), *(f"{method[metric]:.4f} ±{_number(errors[metric])}" for metric in METRICS))
     return table
 
 
@@ -57,4 +57,5 @@ def show(content: Any) -> None:
 
 
 def _number(value: float | None) -> str:
-    return "-" if value is None else f"{value:.4f}"
+    # `.0123`: six columns of figures are to fit one line.
+    return "-" if value is None else f"{value:.4f}".removeprefix("0")

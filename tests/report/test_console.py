@@ -17,6 +17,6 @@ def test_tables_show_every_figure(capsys):
     show(seconds_table("Time", {"prepare": 20, "train": 50}))
     show(list_table(["item", "text"], [["1", "[bold]lute"]]))
     output = capsys.readouterr().out
-    assert output.count("0.2500 ± 0.0123") == 5
+    assert output.count("0.2500 ±.0123") == 5
     for text in ["SFT [x]", "1 min 10 s", "[bold]lute"]:
         assert text in output
