@@ -20,7 +20,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:'pin_memory' argument is set as 
 
 @pytest.fixture
 def run(monkeypatch, capsys):
-    """Run a script as `python script.py arguments`, in this process: importing torch anew takes longer than the run."""
+    """Run a script as `python script.py arguments`, in this process: importing torch anew takes longer."""
 
     def run_script(name, *arguments):
         monkeypatch.setattr(sys, "argv", [name, *map(str, arguments)])
@@ -82,7 +82,7 @@ def test_rewards_of_your_own(run, tmp_path, reward):
     output, variables = run("train_with_your_own_reward.py", *options)
     assert re.search(rf"^{reward} \{{'hit@1'", output, flags=re.MULTILINE)
     assert any(entry.get("ilrec/crr_loss", 0) > 0 for entry in variables["trainer"].state.log_history)
-    # What the script says a reward is: the chain gives an item that followed the last one more than one that never did.
+    # The chain gives an item that followed the last one more than an item that never did.
     if reward == "markov_chain":
         trie, (_, items) = variables["item_trie"], variables["splits"].train[0]
         scores = variables["reward_func"]([items[:1]])[0]
