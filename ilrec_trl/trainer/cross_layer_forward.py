@@ -58,7 +58,9 @@ def find_model_parts(model: PreTrainedModel) -> ModelParts:
     by_depth = sorted(model.base_model.named_modules(), key=lambda named: named[0].count(".") if named[0] else -1)
     for _, owner in by_depth:
         for layers in owner.children():
-            if isinstance(layers, nn.ModuleList) and len(layers) == num_layers and head is not None:
+            if head is None or model.config.is_encoder_decoder:
+                break
+            if isinstance(layers, nn.ModuleList) and len(layers) == num_layers:
                 norms = [name for name in _NORM_NAMES if isinstance(getattr(owner, name, None), nn.Module)]
                 norm = getattr(owner, norms[0]) if norms else None
                 return ModelParts(layers, norm, getattr(owner, "project_out", None), head)

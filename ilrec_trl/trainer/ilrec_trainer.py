@@ -6,7 +6,7 @@ import copy
 import dataclasses
 from collections import defaultdict
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from accelerate.utils import is_peft_model
@@ -16,6 +16,7 @@ from transformers import TrainingArguments
 from trl import SFTConfig, SFTTrainer
 
 from ..items.item_trie import ItemTrie
+from ..rewards.rewards import RewardFunc, check_reward_func
 from ._trl import (
     DataCollatorForLanguageModeling,
     get_config_model_id,
@@ -33,10 +34,6 @@ from .data_collator import REWARD_COLUMNS, DataCollatorForItemCompletion
 from .ilrec_config import ILRecConfig
 from .ilrec_loss import ILRecLoss, TargetPositions
 from .target_items import TargetMarker
-
-
-if TYPE_CHECKING:
-    from ..rewards.rewards import RewardFunc
 
 
 class _LastOutput:
@@ -135,7 +132,7 @@ class ILRecTrainer(SFTTrainer):
         )
         add_cross_layer_forward(inner, self.intermediate_layers)
         # TRL's fused head multiplies by `weight` and cannot read a head that PEFT wrapped for new tokens
-        wrapped_head = is_peft_model(self.model) and "Wrapper" in type(inner.get_output_embeddings()).__name__
+        wrapped_head = type(inner.get_output_embeddings()).__name__ == "TrainableTokensWrapper"
         self._is_plain_sft = not (self.cpo_beta or args.cpd_weight or self.crr_weight or wrapped_head)
         if type(self.data_collator) is DataCollatorForLanguageModeling:
             fields = {f.name: getattr(self.data_collator, f.name) for f in dataclasses.fields(self.data_collator)}
@@ -148,6 +145,7 @@ class ILRecTrainer(SFTTrainer):
             vocab_size=len(self._tokenizer),
             pad_token_id=self._tokenizer.pad_token_id,
         )
+        self._try_reward_func()
         self._bind_recommendation_callbacks()
 
     def _refuse_incomplete_arguments(self, args: ILRecConfig) -> None:
@@ -182,12 +180,23 @@ class ILRecTrainer(SFTTrainer):
             )
         if self.item_trie is not None:
             self.item_trie.check_vocab_size(self.model.config.get_text_config().vocab_size)
+        if self.args.torch_compile:
+            raise ValueError(
+                "ILRec reads intermediate layers through hooks that live as long as one forward pass, and "
+                "`torch.compile` keeps those of the first. Set `torch_compile=False`, or train with SFTTrainer."
+            )
         if self.item_trie is not None and not isinstance(self.data_collator, DataCollatorForLanguageModeling):
             raise ValueError(
                 f"With `item_trie` a batch must say which tokens are a target item, and the data collator "
                 f"`{type(self.data_collator).__name__}` does not. Leave `data_collator` out, or pass a subclass of "
                 "`DataCollatorForItemCompletion`."
             )
+
+    def _try_reward_func(self) -> None:
+        """Score the first row, so that what the loss could not use is refused before training starts."""
+        if self.crr_weight > 0:
+            histories, others = _split_history(self.data_collator([next(iter(self.train_dataset))]))
+            check_reward_func(self.reward_func, self.item_trie, histories, **others)
 
     def _bind_recommendation_callbacks(self) -> None:
         """Recommendation metrics are computed first, so that callbacks which read them (early stopping) find them."""
@@ -253,21 +262,9 @@ class ILRecTrainer(SFTTrainer):
 
     def _item_scores(self, columns: dict[str, list], device: torch.device) -> Tensor:
         """Scores of every item for every target item of the batch, `(T, I)`."""
-        if "history" not in columns:
-            raise ValueError(
-                "`reward_func` needs the `history` of each target item, but the batch has none. Use "
-                "`DataCollatorForItemCompletion` and a data set with a `history` column."
-            )
-        others = {name: values for name, values in columns.items() if name != "history"}
+        histories, others = _split_history(columns)
         with torch.no_grad():
-            scores = torch.as_tensor(self.reward_func(columns["history"], **others), device=device)
-        expected = (len(columns["history"]), len(self.item_trie))
-        if tuple(scores.shape) != expected:
-            raise ValueError(
-                f"`reward_func` returned scores of shape {tuple(scores.shape)}, expected {expected}: one row a "
-                "history, one column an item, in the order of `item_trie.item_ids`."
-            )
-        return scores
+            return self.reward_func(histories, **others).to(device)
 
     def _record(self, values: dict[str, Tensor], positions: int) -> None:
         """Add this batch to the sums behind the logged metrics; they stay on the device until something is logged."""
@@ -287,6 +284,17 @@ class ILRecTrainer(SFTTrainer):
                 self._metrics[mode][f"ilrec/{name}"] = [total / max(positions, 1)]
             sums.clear()
         super().log(logs, start_time)
+
+
+def _split_history(columns: dict[str, Any]) -> tuple[list, dict[str, list]]:
+    """The histories of a batch's target items, and the other columns that reward functions are given."""
+    if "history" not in columns:
+        raise ValueError(
+            "`reward_func` needs the `history` of each target item, but the batch has none. Use "
+            "`DataCollatorForItemCompletion` and a data set with a `history` column."
+        )
+    others = {name: columns[name] for name in REWARD_COLUMNS if name in columns and name != "history"}
+    return columns["history"], others
 
 
 def _as_ilrec_config(args: Any, model: Any) -> ILRecConfig:

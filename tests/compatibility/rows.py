@@ -12,8 +12,8 @@ from .workbench import with_rewards
 @dataclass(frozen=True)
 class Row:
     """
-    One row of the matrix. Without `refused`, `test` or `gpu` it is trained three ways: as SFTTrainer does, as ILRecTrainer
-    with all weights at zero, and as ILRecTrainer; the first two must be equal.
+    One row of the matrix. Without `refused`, `test` or `gpu` it is trained as SFTTrainer does, as ILRecTrainer with
+    all weights at zero, which must be equal, and as ILRecTrainer.
 
     Args:
         area, name, says (`str`):
@@ -32,6 +32,8 @@ class Row:
             `file::function` that checks the row, where training three ways is not the point.
         gpu (`str`):
             Script that checks the row on a GPU; it does not run on a CPU.
+        parent_fails (`bool`):
+            SFTTrainer itself cannot train this row, so that only ILRecTrainer with and without weights is compared.
         warns (`str`):
             Regular expression of a warning that SFTTrainer gives too.
         check (`Callable`):
@@ -50,6 +52,7 @@ class Row:
     remedy: str = ""
     test: str = ""
     gpu: str = ""
+    parent_fails: bool = False
     warns: str = ""
     check: Callable[[Any], None] | None = None
     tolerance: float = 1e-4

@@ -1,4 +1,4 @@
-"""What every row of the matrix works on: one catalogue, its tokenizer, users to learn from, tiny models, tiny trainers."""
+"""What every row of the matrix works on: one catalogue, its tokenizer, users to learn from, tiny models."""
 
 import functools
 import random

@@ -1,0 +1,181 @@
+"""Rows of the matrix: optimiser, evaluation, saving, data loading, and every field that a row does not exercise."""
+
+from pathlib import Path
+
+import torch
+
+from .peft_rows import saved_model
+from .rows import Row
+from .workbench import dataset, make_model, make_tokenizer
+
+
+AREA = "Settings"
+DATA_PARALLEL = "tests/compatibility/test_several_processes.py"
+GPU_CHECK = "benchmarks/gpu/check_compatibility.py"
+
+
+def evaluated():
+    return {"eval_dataset": dataset()}
+
+
+def own_optimizer():
+    model = make_model()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    return {"model": model, "optimizers": (optimizer, torch.optim.lr_scheduler.ConstantLR(optimizer, 0.5, 2))}
+
+
+def mean_loss(outputs, labels, num_items_in_batch=None):
+    logits, labels = outputs.logits[:, :-1].flatten(0, 1), labels[:, 1:].flatten()
+    loss = torch.nn.functional.cross_entropy(logits, labels, ignore_index=-100, reduction="sum")
+    return loss / ((labels != -100).sum() if num_items_in_batch is None else num_items_in_batch)
+
+
+def from_path():
+    tokenizer = make_tokenizer()
+    tokenizer.save_pretrained(saved_model())
+    return {"model": saved_model(), "processing_class": None}
+
+
+def chat_template():
+    path = Path(saved_model()) / "template.jinja"
+    path.write_text("{% for m in messages %}<{{ m['role'] }}>{{ m['content'] }}<end>{% endfor %}")
+    return str(path)
+
+
+def rows():
+    every = {"eval_strategy": "steps", "eval_steps": 2}
+    return [
+        Row(
+            AREA,
+            "optimiser and schedule",
+            "",
+            {
+                "optim": "adamw_torch",
+                "weight_decay": 0.1,
+                "adam_beta1": 0.8,
+                "adam_beta2": 0.9,
+                "adam_epsilon": 1e-6,
+                "max_grad_norm": 0.5,
+                "lr_scheduler_type": "cosine_with_min_lr",
+                "lr_scheduler_kwargs": {"min_lr": 1e-2},
+                "warmup_steps": 1,
+            },
+        ),
+        Row(AREA, "optimizers", "An optimiser and a schedule of one's own.", {"max_steps": 6}, own_optimizer),
+        Row(
+            AREA,
+            "optimizer_cls_and_kwargs",
+            "",
+            arguments=lambda: {"optimizer_cls_and_kwargs": (torch.optim.RMSprop, {"lr": 0.01})},
+        ),
+        Row(
+            AREA,
+            "gradient accumulation",
+            "1x8, 2x4 and 8x1 are one trajectory (`tests/trainer`).",
+            {"per_device_train_batch_size": 2, "gradient_accumulation_steps": 4},
+        ),
+        Row(
+            AREA,
+            "average_tokens_across_devices=False",
+            "As in SFTTrainer each process divides by its own tokens.",
+            {"average_tokens_across_devices": False, "gradient_accumulation_steps": 2},
+        ),
+        Row(AREA, "epochs", "", {"num_train_epochs": 3, "max_steps": -1}),
+        Row(AREA, 'loss_type="dft"', "ILRec's terms are added to that loss.", {"loss_type": "dft"}),
+        Row(
+            AREA,
+            "label_smoothing_factor",
+            "ILRec's terms are added to that loss.",
+            {"label_smoothing_factor": 0.1},
+            warns="`label_smoothing_factor` is deprecated",
+        ),
+        Row(
+            AREA,
+            "compute_loss_func",
+            "ILRec's terms are added to that loss.",
+            arguments=lambda: {"compute_loss_func": mean_loss},
+            warns="`compute_loss_func` is deprecated",
+        ),
+        Row(
+            AREA,
+            "evaluation",
+            "",
+            {**every, "eval_delay": 1, "eval_on_start": True, "eval_accumulation_steps": 1, "label_names": ["labels"]},
+            evaluated,
+        ),
+        Row(
+            AREA,
+            "saving and the best model",
+            "",
+            {
+                **every,
+                "save_strategy": "steps",
+                "save_steps": 2,
+                "save_total_limit": 1,
+                "save_only_model": True,
+                "load_best_model_at_end": True,
+                "metric_for_best_model": "eval_loss",
+                "greater_is_better": False,
+            },
+            evaluated,
+        ),
+        Row(
+            AREA,
+            "logging",
+            "",
+            {
+                "logging_strategy": "steps",
+                "logging_first_step": True,
+                "logging_nan_inf_filter": False,
+                "include_num_input_tokens_seen": "all",
+                "log_level": "error",
+                "log_level_replica": "error",
+                "log_on_each_node": False,
+                "skip_memory_metrics": False,
+                "debug": "underflow_overflow",
+            },
+        ),
+        Row(
+            AREA,
+            "data loading",
+            "",
+            {
+                "dataloader_drop_last": True,
+                "dataloader_num_workers": 1,
+                "dataloader_persistent_workers": True,
+                "dataloader_prefetch_factor": 2,
+                "dataloader_multiprocessing_context": "fork",
+                "dataloader_in_order": True,
+                "seed": 7,
+                "data_seed": 8,
+            },
+        ),
+        Row(
+            AREA,
+            "group_by_length",
+            "",
+            {"train_sampling_strategy": "group_by_length", "auto_find_batch_size": True, "torch_empty_cache_steps": 1},
+        ),
+        Row(
+            AREA,
+            "model and tokenizer by path",
+            "",
+            {"model_init_kwargs": {"dtype": "float32"}, "trust_remote_code": False},
+            from_path,
+        ),
+        Row(
+            AREA,
+            "chat_template_path",
+            "A Jinja file.",
+            {"chat_template_path": chat_template()},
+        ),
+        Row(
+            AREA,
+            "context and sequence parallelism",
+            "They cut sequences apart, and with them the items.",
+            test="tests/compatibility/test_refusals.py::test_context_and_sequence_parallelism_are_refused",
+        ),
+        Row(AREA, "fp16, fp16_full_eval", "CPUs have no fp16 training.", gpu=GPU_CHECK),
+        Row(AREA, "tf32", "", gpu=GPU_CHECK),
+        Row(AREA, "use_liger_kernel", "Layer kernels alone, as in SFTTrainer.", gpu=GPU_CHECK),
+    ]
