@@ -375,12 +375,21 @@ def test_rewards_without_histories_are_refused(make_model, settings, dataset, to
         )
 
 
-def test_scores_of_a_wrong_shape_are_refused(make_model, settings, dataset, tokenizer, trie):
-    trainer = build(
-        make_model, settings, dataset, tokenizer, item_trie=trie, reward_func=lambda histories, **_: torch.ones(1, 2)
-    )
-    with pytest.raises(ValueError, match=r"scores of shape \(1, 2\), expected \(8, 30\)"):
-        trainer.train()
+@pytest.mark.parametrize(
+    ("scores", "message"),
+    [
+        (torch.ones(1, 2), r"scores of shape \(1, 2\) for 1 histories; expected \(1, 30\)"),
+        (torch.full((1, 30), -1.0), "negative or not finite"),
+        (torch.zeros(1, 30), "score 0 to every item"),
+    ],
+)
+def test_scores_that_cannot_be_used_are_refused_before_training(
+    scores, message, make_model, settings, dataset, tokenizer, trie
+):
+    with pytest.raises(ValueError, match=message):
+        build(
+            make_model, settings, dataset, tokenizer, item_trie=trie, reward_func=lambda histories, **columns: scores
+        )
 
 
 def test_a_collator_that_marks_nothing_is_refused_with_a_trie(make_model, settings, dataset, tokenizer, trie):
