@@ -2,10 +2,14 @@
 
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
-from ilrec_trl.cli import COMMANDS, main
+from ilrec_trl.cli import COMMANDS, _parse, main
+
+
+CONFIGS = sorted((Path(__file__).parents[1] / "examples/configs").glob("*.yaml"))
 
 
 def test_the_commands():
@@ -56,6 +60,14 @@ def test_bad_config_files(tmp_path, capsys, content, message):
     (tmp_path / "config.yaml").write_text(content)
     assert main(["run", "--config", str(tmp_path / "config.yaml")]) == 2
     assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("config", CONFIGS, ids=lambda config: config.stem)
+def test_the_configurations_are_understood(config):
+    data, model, *_, options = _parse("run", "", COMMANDS["run"][1], ["--config", str(config), "--seeds", "3"])
+    assert data.item_format == ("titles" if "titles" in config.stem else "semantic_ids")
+    assert model.tie_word_embeddings is True
+    assert options.seeds == [3]  # a flag overrides the file
 
 
 @pytest.mark.parametrize("arguments", [[], ["fly"], ["run", "--seeds", "x"], ["evaluate"]])

@@ -72,8 +72,8 @@ def _training_step(model: PreTrainedModel, rows: int, length: int) -> float:
 
 def _search(model: PreTrainedModel, prepared: PreparedData, evaluation: EvaluationOptions) -> float:
     """Seconds a user."""
-    number = min(evaluation.eval_batch_size, len(prepared.splits.test))
-    histories = [example.history for example in prepared.splits.test[:number]]
+    number = min(evaluation.eval_batch_size, len(prepared.splits.validation))
+    histories = [example.history for example in prepared.splits.validation[:number]]
     beams = min(evaluation.num_beams, len(prepared.item_trie))
     return _time(lambda: recommend_lists(model, prepared, histories, top_k=beams, num_beams=beams)) / number
 

@@ -183,7 +183,7 @@ class Run:
         """A method's settings with those of the language model and its prompts."""
         shown = {name: value for name, value in dataclasses.asdict(self.model).items() if value is not None}
         prompts = {"item_format": self.data.item_format, "max_history": self.data.max_history, "rows": self.data.rows}
-        return shown | prompts | used
+        return shown | prompts | used | {"validation_users": self.evaluation.validation_users}
 
     def _all_options(self) -> dict[str, Any]:
         parts = (self.data, self.model, self.teacher, self.training, self.evaluation, self.options)

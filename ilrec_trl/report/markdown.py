@@ -59,6 +59,8 @@ def render_report(results: dict[str, Any], examples: Sequence[ExampleList] = (),
         *(_example(example) for example in examples),
         "## How it was run",
         f"```bash\n{results['command']}\n```",
+        "Each trained method kept the epoch that ranked best on validation users. The test split was read once, after "
+        "all training.",
         _settings(results),
         "## Time",
         table(["stage", "seconds"], [[stage, f"{seconds:.0f}"] for stage, seconds in results["seconds"].items()]),
