@@ -24,6 +24,7 @@ from ._trl import (
     is_conversational,
     is_conversational_from_value,
 )
+from .checkpoints import find_last_whole_checkpoint
 from .cross_layer_forward import (
     CrossLayerOutput,
     add_cross_layer_forward,
@@ -33,6 +34,7 @@ from .cross_layer_forward import (
 from .data_collator import REWARD_COLUMNS, DataCollatorForItemCompletion
 from .ilrec_config import ILRecConfig
 from .ilrec_loss import ILRecLoss, TargetPositions
+from .model_card import add_ilrec_section
 from .target_items import TargetMarker
 
 
@@ -236,6 +238,12 @@ class ILRecTrainer(SFTTrainer):
         if not self._is_vision_dataset and "target_items" not in self._signature_columns:
             self._signature_columns += ["target_items", *REWARD_COLUMNS]
 
+    def train(self, resume_from_checkpoint: str | bool | None = None, *args: Any, **kwargs: Any) -> Any:
+        """As in the parent; `resume_from_checkpoint=True` takes the last checkpoint that was saved to its end."""
+        if resume_from_checkpoint is True:
+            resume_from_checkpoint = find_last_whole_checkpoint(self.args.output_dir)
+        return super().train(resume_from_checkpoint, *args, **kwargs)
+
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         """The parent's loss, and ILRec's terms on the same forward pass, summed over the target positions."""
         columns = {name: inputs.pop(name) for name in REWARD_COLUMNS if name in inputs}
@@ -284,6 +292,16 @@ class ILRecTrainer(SFTTrainer):
                 self._metrics[mode][f"ilrec/{name}"] = [total / max(positions, 1)]
             sums.clear()
         super().log(logs, start_time)
+
+    def create_model_card(self, *args: Any, **kwargs: Any) -> None:
+        """TRL's model card, with ILRec's settings and the last metrics."""
+        super().create_model_card(*args, **kwargs)
+        if self.is_world_process_zero():
+            own = dataclasses.fields(ILRecConfig)[len(dataclasses.fields(SFTConfig)) :]
+            settings = {field.name: getattr(self.args, field.name) for field in own}
+            in_force = ("cpo_beta", "crr_weight", "intermediate_layers")
+            settings.update({name: getattr(self, name) for name in in_force})
+            add_ilrec_section(f"{self.args.output_dir}/README.md", settings, self.state.log_history)
 
 
 def _split_history(columns: dict[str, Any]) -> tuple[list, dict[str, list]]:
