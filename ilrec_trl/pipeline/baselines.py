@@ -28,9 +28,17 @@ def train_teacher(prepared: PreparedData, options: TeacherOptions, output_dir: s
             if unknown := set(prepared.catalog.item_ids) - set(model.config.item_ids):
                 raise ValueError(f"{options.sasrec} does not know item {min(unknown)!r}; train SASRec on this data")
         return model.eval()
-    args = teacher_arguments(options, Path(output_dir) / "checkpoints", seed)
-    config = teacher_config(options)
-    model = train_sasrec(prepared.splits, prepared.catalog.item_ids, args, config=config)
+    # Validation items that are trained on can choose no epoch.
+    whole = prepared.options.train_on_validation
+    fixed = {"eval_strategy": "no", "save_strategy": "no", "load_best_model_at_end": False} if whole else {}
+    args = teacher_arguments(options, Path(output_dir) / "checkpoints", seed, **fixed)
+    model = train_sasrec(
+        prepared.splits,
+        prepared.catalog.item_ids,
+        args,
+        config=teacher_config(options),
+        patience=None if whole else 2,
+    )
     model.save_pretrained(output_dir)
     return model
 
@@ -45,7 +53,9 @@ def teacher_config(options: TeacherOptions) -> SASRecConfig:
     return config
 
 
-def teacher_arguments(options: TeacherOptions, output_dir: str | Path, seed: int) -> TrainingArguments:
+def teacher_arguments(
+    options: TeacherOptions, output_dir: str | Path, seed: int, **fixed: Any
+) -> TrainingArguments:
     """How SASRec is trained, by its own defaults where an option is None."""
     changes = {
         "num_train_epochs": options.sasrec_epochs,
@@ -54,7 +64,7 @@ def teacher_arguments(options: TeacherOptions, output_dir: str | Path, seed: int
     }
     changes = {name: value for name, value in changes.items() if value is not None}
     pin_memory = torch.cuda.is_available()
-    return sasrec_training_arguments(output_dir, **changes, seed=seed, dataloader_pin_memory=pin_memory)
+    return sasrec_training_arguments(output_dir, **changes, **fixed, seed=seed, dataloader_pin_memory=pin_memory)
 
 
 def teacher_settings(model: SASRecModel, options: TeacherOptions, seed: int) -> dict[str, Any]:

@@ -26,6 +26,8 @@ ILREC_FACTOR = 1.7
 SASREC_SHARE = 0.8
 # Collating, logging and the like, in seconds a training step.
 STEP_OVERHEAD = 0.01
+# Preparing a data set and writing checkpoints, in seconds a training.
+STAGE_OVERHEAD = 6.0
 
 
 def estimate_seconds(
@@ -52,8 +54,10 @@ def estimate_seconds(
     search = _search(model.eval(), prepared, evaluation)
     asked = min(evaluation.validation_users, len(prepared.splits.validation)) * math.ceil(training.num_train_epochs)
     seconds = {} if teacher.sasrec is not None else {"SASRec": _sasrec(prepared, teacher)}
-    seconds["SFT"] = num_seeds * (steps * step + asked * search)
-    seconds["ILRec"] = num_seeds * (steps * step * ILREC_FACTOR + asked * search)
+    # A validation user is ranked, and the loss on the target computed: a third of a training step's share.
+    validation = STAGE_OVERHEAD + asked * (search + step / training.per_device_train_batch_size / 3)
+    seconds["SFT"] = num_seeds * (steps * step + validation)
+    seconds["ILRec"] = num_seeds * (steps * step * ILREC_FACTOR + validation)
     seconds["evaluation"] = num_seeds * 2 * len(prepared.splits.test) * search
     return seconds
 
@@ -94,15 +98,13 @@ def _sasrec(prepared: PreparedData, teacher: TeacherOptions) -> float:
         optimizer.zero_grad()
 
     steps = math.ceil(len(sequences) / args.per_device_train_batch_size) * args.num_train_epochs
-    return SASREC_SHARE * steps * (_time(step) + STEP_OVERHEAD)
+    return STAGE_OVERHEAD + SASREC_SHARE * steps * (_time(step) + STEP_OVERHEAD)
 
 
-def _time(action: Callable[[], object], repeats: int = 2) -> float:
-    """Seconds of the fastest repeat after one to warm up."""
+def _time(action: Callable[[], object], repeats: int = 3) -> float:
+    """Mean seconds of a few repeats after one to warm up."""
     action()
-    seconds = []
+    start = time.perf_counter()
     for _ in range(repeats):
-        start = time.perf_counter()
         action()
-        seconds.append(time.perf_counter() - start)
-    return min(seconds)
+    return (time.perf_counter() - start) / repeats

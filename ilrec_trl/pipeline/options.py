@@ -38,6 +38,13 @@ class DataOptions:
             "choices": ["sequences", "targets"],
         },
     )
+    train_on_validation: bool = field(
+        default=False,
+        metadata={
+            "help": "Last fit with settings chosen before: train on the validation items too, every method for its "
+            "whole number of epochs, and choose nothing by them. The report says so."
+        },
+    )
     template: str | None = field(
         default=None, metadata={"help": "Jinja template of a prompt, with the variables history and separator."}
     )

@@ -114,12 +114,13 @@ class PreparedData:
             if not (directory / "prepare.json").is_file():
                 raise FileNotFoundError(f"{directory} holds no prepare.json; write it with `ilrec prepare` first")
             about = json.loads((directory / "prepare.json").read_text())
+            options = DataOptions(**about["options"])
             interactions = Interactions.from_lc_rec(directory)
             return cls(
                 about["name"],
-                DataOptions(**about["options"]),
+                options,
                 interactions,
-                interactions.leave_one_out(short_users="train"),
+                split(interactions, options),
                 ItemCatalog.load(directory),
                 AutoTokenizer.from_pretrained(directory / "tokenizer"),
                 ItemTrie.load(directory),
@@ -174,9 +175,11 @@ def prepare(options: DataOptions, model: str | None = None) -> PreparedData:
                 f"{len(unknown)} items of the interactions are not in the catalogue, such as {min(unknown)!r}; add "
                 "them to the index or item file, or remove their interactions"
             )
-        splits = interactions.leave_one_out(short_users="train")
+        splits = split(interactions, options)
         if splits.users_without_test:
             notes.append(f"{len(splits.users_without_test)} users with fewer than 3 items are trained on, not tested.")
+        if options.train_on_validation:
+            notes.append("Validation items were trained on, for a fixed number of epochs; test items never.")
         if not splits.test:
             raise ValueError("no user has 3 items or more, so there is nothing to test on; give longer sequences")
         tokenizer = _tokenizer(catalog, options, model)
@@ -185,6 +188,12 @@ def prepare(options: DataOptions, model: str | None = None) -> PreparedData:
         if shared:
             notes.append(f"{shared} items share all their tokens with an earlier item; ranks are expected ranks.")
         return PreparedData(name, options, interactions, splits, catalog, tokenizer, item_trie, notes)
+
+
+def split(interactions: Interactions, options: DataOptions) -> Splits:
+    """Leave-one-out splits, with the validation items in training where the options say so."""
+    splits = interactions.leave_one_out(short_users="train")
+    return splits.with_validation_in_training() if options.train_on_validation else splits
 
 
 def _read(options: DataOptions) -> tuple[str, Interactions, ItemCatalog]:

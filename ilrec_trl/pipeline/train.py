@@ -100,24 +100,25 @@ def train_method(
         `InputError`: for `trainer_args` that the configuration does not know.
     """
     arguments = trainer_arguments(method, prepared, training, output_dir, seed)
-    validation = prepared.questions(sample(prepared.splits.validation, evaluation.validation_users))
-    evaluator = RecommendationEvaluator(
-        validation, prepared.item_trie, num_beams=evaluation.num_beams, batch_size=evaluation.eval_batch_size
-    )
-    callback = RecommendationCallback(evaluator)
-    common = {
+    common: dict[str, Any] = {
         "model": model,
         "train_dataset": prepared.training_rows(),
-        "eval_dataset": validation,
         "processing_class": prepared.tokenizer,
-        "callbacks": [callback],
     }
+    if not prepared.options.train_on_validation:
+        validation = prepared.questions(sample(prepared.splits.validation, evaluation.validation_users))
+        evaluator = RecommendationEvaluator(
+            validation, prepared.item_trie, num_beams=evaluation.num_beams, batch_size=evaluation.eval_batch_size
+        )
+        callback = RecommendationCallback(evaluator)
+        common |= {"eval_dataset": validation, "callbacks": [callback]}
     trainer: SFTTrainer
     with input_errors():
         args = (SFTConfig if method == "sft" else ILRecConfig)(**arguments)
     if method == "sft":
         trainer = SFTTrainer(args=args, **common)
-        callback.trainer = trainer
+        if "callbacks" in common:
+            callback.trainer = trainer
     else:
         trainer = ILRecTrainer(args=args, item_trie=prepared.item_trie, reward_func=reward_func, **common)
     trainer.train()
@@ -163,6 +164,9 @@ def trainer_arguments(
         "bf16": on_gpu and torch.cuda.is_bf16_supported(),
         "dataloader_pin_memory": on_gpu,
     }
+    if prepared.options.train_on_validation:
+        # Validation items that are trained on can choose no epoch.
+        arguments |= {"eval_strategy": "no", "save_strategy": "no", "load_best_model_at_end": False}
     if method == "ilrec":
         arguments |= {name: getattr(training, name) for name in ILREC_FIELDS}
     return arguments | _extra_arguments(method, training)

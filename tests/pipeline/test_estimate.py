@@ -1,0 +1,29 @@
+"""The time estimate up front: which stages it names, and that it grows with the work."""
+
+import pytest
+
+from ilrec_trl.pipeline.estimate import STAGE_OVERHEAD, estimate_seconds
+from ilrec_trl.pipeline.options import DataOptions, EvaluationOptions, ModelOptions, TeacherOptions, TrainingOptions
+from ilrec_trl.pipeline.prepare import prepare
+
+
+@pytest.fixture(scope="module")
+def estimate(data_folder):
+    prepared = prepare(DataOptions(data=str(data_folder)))
+    model = ModelOptions(hidden_size=16, intermediate_size=32, num_hidden_layers=2, num_attention_heads=2)
+
+    def of(epochs, seeds=1, **teacher):
+        training = TrainingOptions(num_train_epochs=epochs)
+        return estimate_seconds(prepared, model, TeacherOptions(**teacher), training, EvaluationOptions(), seeds)
+
+    return of
+
+
+def test_stages(estimate):
+    assert list(estimate(1)) == ["SASRec", "SFT", "ILRec", "evaluation"]
+    assert list(estimate(1, sasrec="somewhere")) == ["SFT", "ILRec", "evaluation"]
+
+
+def test_more_epochs_take_longer(estimate):
+    short, long = estimate(1)["SFT"] - STAGE_OVERHEAD, estimate(1000)["SFT"] - STAGE_OVERHEAD
+    assert 0 < 50 * short < long  # 1000 times, were it not for noise in so short a measurement
