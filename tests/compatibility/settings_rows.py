@@ -10,8 +10,30 @@ from .workbench import dataset, make_model, make_tokenizer
 
 
 AREA = "Settings"
-DATA_PARALLEL = "tests/compatibility/test_several_processes.py"
 GPU_CHECK = "benchmarks/gpu/check_compatibility.py"
+LIFE_CYCLE = "tests/compatibility/test_life_cycle.py"
+LIFE = [
+    ("resume_from_checkpoint", "Bit-equal to a run that was not interrupted.", "test_resuming_is_bit_equal"),
+    (
+        "a kill while a checkpoint is saved",
+        "`resume_from_checkpoint=True` takes the last whole one.",
+        "test_a_kill_while_saving_leaves_the_last_whole_checkpoint",
+    ),
+    ("model card", "Tags, paper, settings, metrics.", "test_the_model_card_names_method_paper_and_settings"),
+    ("push_to_hub", "", "test_push_to_hub"),
+    ("YAML through TrlParser", "", "test_a_yaml_file_as_trl_reads_it"),
+]
+PROCESSES = "tests/compatibility/test_several_processes.py"
+ENGINES = [
+    ("DDP", "One trajectory with one process.", "test_data_parallel_is_one_trajectory"),
+    (
+        "DDP, average_tokens_across_devices=False",
+        "As SFTTrainer.",
+        "test_own_tokens_of_each_process_are_counted_as_the_parent_does",
+    ),
+    ("FSDP2", "`fully_shard` itself.", "test_fully_sharded_gives_the_gradients_of_one_process"),
+]
+SEVERAL_GPUS = "benchmarks/gpu/check_several_gpus.py"
 
 
 def evaluated():
@@ -34,12 +56,6 @@ def from_path():
     tokenizer = make_tokenizer()
     tokenizer.save_pretrained(saved_model())
     return {"model": saved_model(), "processing_class": None}
-
-
-def chat_template():
-    path = Path(saved_model()) / "template.jinja"
-    path.write_text("{% for m in messages %}<{{ m['role'] }}>{{ m['content'] }}<end>{% endfor %}")
-    return str(path)
 
 
 def rows():
@@ -167,13 +183,22 @@ def rows():
             AREA,
             "chat_template_path",
             "A Jinja file.",
-            {"chat_template_path": chat_template()},
+            {"chat_template_path": str(Path(__file__).parent / "template.jinja")},
         ),
         Row(
             AREA,
             "context and sequence parallelism",
             "They cut sequences apart, and with them the items.",
             test="tests/compatibility/test_refusals.py::test_context_and_sequence_parallelism_are_refused",
+        ),
+        *(Row("Life cycle", name, says, test=f"{LIFE_CYCLE}::{test}") for name, says, test in LIFE),
+        *(Row("Several processes", name, says, test=f"{PROCESSES}::{test}") for name, says, test in ENGINES),
+        Row("Several processes", "FSDP2 through accelerate", "`examples/accelerate/fsdp2.yaml`.", gpu=SEVERAL_GPUS),
+        Row(
+            "Several processes",
+            "DeepSpeed ZeRO-2, ZeRO-3",
+            "`examples/accelerate/deepspeed_zero*.yaml`.",
+            gpu=SEVERAL_GPUS,
         ),
         Row(AREA, "fp16, fp16_full_eval", "CPUs have no fp16 training.", gpu=GPU_CHECK),
         Row(AREA, "tf32", "", gpu=GPU_CHECK),
