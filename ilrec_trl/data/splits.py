@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -55,6 +56,18 @@ class Splits:
     test: list[NextItemExample]
     users_without_test: list[str] = field(default_factory=list)
     without_history: list[tuple[str, str]] = field(default_factory=list)
+
+    def with_validation_in_training(self) -> Splits:
+        """
+        The same questions, with each user's validation item added to the end of the training sequence.
+
+        For a last fit with settings that were chosen before: from then on the validation questions measure nothing.
+        """
+        targets = {user: item for user, _, item in self.validation}
+        train = [
+            UserSequence(user, [*items, targets[user]] if user in targets else items) for user, items in self.train
+        ]
+        return dataclasses.replace(self, train=train)
 
     def train_examples(self) -> list[NextItemExample]:
         """Every training item after a user's first, each with all the items before it."""

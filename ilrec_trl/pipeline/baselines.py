@@ -53,9 +53,7 @@ def teacher_config(options: TeacherOptions) -> SASRecConfig:
     return config
 
 
-def teacher_arguments(
-    options: TeacherOptions, output_dir: str | Path, seed: int, **fixed: Any
-) -> TrainingArguments:
+def teacher_arguments(options: TeacherOptions, output_dir: str | Path, seed: int, **fixed: Any) -> TrainingArguments:
     """How SASRec is trained, by its own defaults where an option is None."""
     changes = {
         "num_train_epochs": options.sasrec_epochs,

@@ -152,9 +152,16 @@ class Run:
             "versions": versions(),
             "device": device(),
             "seconds": self.seconds,
+            "selection": self._selection(),
             "methods": summarise_methods(ranks),
             "paired": compare_methods(ranks, PAIRS),
         }
+
+    def _selection(self) -> str:
+        """How each method's epoch was chosen, for the report."""
+        if self.data.train_on_validation:
+            return "Each method was trained for a fixed number of epochs, on the validation items too."
+        return "Each trained method kept the epoch that ranked best on validation users."
 
     def _examples(self, prepared: PreparedData, number: int = 5, top_k: int = 5) -> list[ExampleList]:
         """What the methods of the first seed recommend to a few test users, drawn by chance."""

@@ -50,4 +50,6 @@ def train_stage(
         method, prepared, model, training, evaluation, stage.output_dir, seed=stage.seed, reward_func=reward
     )
     (Path(stage.output_dir) / "log.json").write_text(json.dumps(trained.history, indent=1) + "\n")
-    show(f"Best validation NDCG@10 {trained.settings['validation_ndcg@10']:.4f}; model in {stage.output_dir}")
+    best = trained.settings.get("validation_ndcg@10")
+    show("" if best is None else f"Best validation NDCG@10 {best:.4f}")
+    show(f"Model in {stage.output_dir}")

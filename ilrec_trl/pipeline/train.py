@@ -84,7 +84,7 @@ def train_method(
     reward_func: RewardFunc | None = None,
 ) -> TrainedModel:
     """
-    Fine-tune and keep the epoch that ranks best on validation users.
+    Fine-tune and keep the epoch that ranks best on validation users; the last where those are trained on.
 
     Args:
         method (`str`): `"ilrec"` or `"sft"`; the latter is TRL's own SFTTrainer.
@@ -125,7 +125,8 @@ def train_method(
     trainer.save_model(str(output_dir))
     best = trainer.state.best_metric
     settings = settings_of(method, training, seed) | {"parameters": model.num_parameters()}
-    settings |= {"best_epoch": _best_epoch(trainer.state.log_history, best), "validation_ndcg@10": best}
+    if best is not None:
+        settings |= {"best_epoch": _best_epoch(trainer.state.log_history, best), "validation_ndcg@10": best}
     if isinstance(trainer, ILRecTrainer):
         # What the defaults stood for.
         settings |= {"cpo_beta": trainer.cpo_beta, "crr_weight": trainer.crr_weight}
@@ -205,5 +206,5 @@ def _extra_arguments(method: str, training: TrainingOptions) -> dict[str, Any]:
     return dict(extra)
 
 
-def _best_epoch(history: list[dict[str, Any]], best: float | None) -> float | None:
-    return next((entry["epoch"] for entry in history if best is not None and entry.get("eval_ndcg@10") == best), None)
+def _best_epoch(history: list[dict[str, Any]], best: float) -> float | None:
+    return next((entry["epoch"] for entry in history if entry.get("eval_ndcg@10") == best), None)

@@ -59,8 +59,7 @@ def render_report(results: dict[str, Any], examples: Sequence[ExampleList] = (),
         *(_example(example) for example in examples),
         "## How it was run",
         f"```bash\n{results['command']}\n```",
-        "Each trained method kept the epoch that ranked best on validation users. The test split was read once, after "
-        "all training.",
+        f"{results['selection']} The test split was read once, after all training.",
         _settings(results),
         "## Time",
         table(["stage", "seconds"], [[stage, f"{seconds:.0f}"] for stage, seconds in results["seconds"].items()]),
@@ -78,15 +77,17 @@ def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def verdict(results: dict[str, Any]) -> str:
-    """One sentence on ILRec against SFT, by NDCG@10 over all seeds; empty where the run holds no such pair."""
+    """Two sentences on ILRec against SFT, by NDCG@10 over all seeds; empty where the run holds no such pair."""
     rows = [row for row in results["paired"] if (row["a"], row["b"], row["metric"]) == ("ILRec", "SFT", "ndcg@10")]
     if not rows:
         return ""
     row = rows[0]
     difference = f"{row['difference']:+.4f} ± {row['standard_error']:.4f} (p = {row['p_value']:.2g})"
-    if row["p_value"] >= 0.05:
-        return f"**No difference between ILRec and SFT is shown**: NDCG@10 {difference}."
-    return f"**ILRec is {'better' if row['difference'] > 0 else 'worse'} than SFT**: NDCG@10 {difference}."
+    word = "better" if row["difference"] > 0 else "worse"
+    shown = f"ILRec is {word} than SFT" if row["p_value"] < 0.05 else "No difference between ILRec and SFT is shown"
+    seeds, users = len(results["seeds"]), results["data"]["test_users"]
+    basis = f"{users:,} test users and {seeds} seed{'s' if seeds > 1 else ''}"
+    return f"**{shown}**: NDCG@10 {difference}. This rests on {basis}."
 
 
 def _data(results: dict[str, Any]) -> str:

@@ -38,7 +38,7 @@ def results(run_folder):
 
 def test_results_have_the_agreed_form(results):
     assert set(results) == {
-        *("data", "seeds", "command", "revision", "versions", "device", "seconds", "methods", "paired")
+        *("data", "seeds", "command", "revision", "versions", "device", "seconds", "selection", "methods", "paired")
     }
     assert {"name", "users", "items", "interactions", "test_users"} <= set(results["data"])
     assert results["data"]["test_users"] == NUM_USERS

@@ -3,8 +3,16 @@
 import pytest
 import torch
 
-from ilrec_trl.pipeline.options import DataOptions, EvaluationOptions, InputError, ModelOptions, TrainingOptions
-from ilrec_trl.pipeline.prepare import prepare
+from ilrec_trl.pipeline.baselines import train_teacher
+from ilrec_trl.pipeline.options import (
+    DataOptions,
+    EvaluationOptions,
+    InputError,
+    ModelOptions,
+    TeacherOptions,
+    TrainingOptions,
+)
+from ilrec_trl.pipeline.prepare import PreparedData, prepare
 from ilrec_trl.pipeline.train import build_model, sample, train_method, trainer_arguments
 
 
@@ -61,3 +69,24 @@ def test_sample_is_fixed_and_keeps_order():
     assert sample(list(range(10)), 20) == list(range(10))
     assert sample(list(range(100)), 5) == sorted(sample(list(range(100)), 5))
     assert len(sample(list(range(100)), 5)) == 5
+
+
+def test_a_last_fit_trains_on_validation_items_and_chooses_nothing(data_folder, model_options, tmp_path):
+    plain, whole = (prepare(DataOptions(data=str(data_folder), train_on_validation=flag)) for flag in (False, True))
+    assert "Validation items were trained on" in " ".join(whole.notes)
+    assert whole.splits.test == plain.splits.test
+    for (user, items), (_, longer), question in zip(
+        plain.splits.train, whole.splits.train, plain.splits.validation, strict=True
+    ):
+        assert longer == [*items, question.item]
+        assert user == question.user
+    whole.save(tmp_path / "data")
+    assert PreparedData.load(tmp_path / "data").splits == whole.splits
+
+    teacher = TeacherOptions(sasrec_hidden_size=16, sasrec_epochs=2)
+    assert train_teacher(whole, teacher, tmp_path / "sasrec", 0).config.hidden_size == 16
+    training = TrainingOptions(num_train_epochs=2, per_device_train_batch_size=16, crr_weight=0.0)
+    model = build_model(whole, model_options, seed=0)
+    trained = train_method("ilrec", whole, model, training, EvaluationOptions(), tmp_path / "ilrec")
+    assert not any(key.startswith("eval_") for log in trained.history for key in log)
+    assert not {"best_epoch", "validation_ndcg@10"} & set(trained.settings)

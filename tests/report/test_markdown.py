@@ -21,6 +21,7 @@ def results(difference=0.01, p_value=0.2):
         "seeds": [0, 1],
         "command": "ilrec run --data toy",
         "revision": "abc123",
+        "selection": "Each method was chosen in some way.",
         "versions": {"torch": "2.13.0"},
         "device": "CPU",
         "seconds": {"prepare": 1.2, "train SFT": 61.0},
@@ -38,6 +39,7 @@ def test_report_holds_figures_errors_tests_settings_times_and_notes():
     for line in [
         "| toy | 12,345 | 7 | 99 | 12,345 |",
         "- Smoke run: 5 of 9 users, drawn by chance.",
+        "Each method was chosen in some way. The test split was read once, after all training.",
         "| SFT | " + " | ".join(["0.2500 (0.0123)"] * 6) + " |",
         "| ILRec | 0 | " + " | ".join(["0.2000"] * 6) + " |",
         "| ILRec | SFT | NDCG@10 | +0.0100 | 0.0020 | 0.2 | 0, 1 |",
