@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 from dataclasses import dataclass, field
+from typing import Any
 
 from trl import SFTConfig
+
+from ._trl import get_config_model_id
 
 
 @dataclass
@@ -89,6 +93,21 @@ class ILRecConfig(SFTConfig):
         metadata={"help": "Tokens that share the reward.", "choices": ["negatives", "prefix"]},
     )
     crr_temperature: float = field(default=1.0, metadata={"help": "Temperature of the rewards."})
+
+    @classmethod
+    def from_args(cls, args: Any, model: Any) -> ILRecConfig:
+        """
+        The configuration from whatever SFTTrainer accepts as `args`: `None`, [`~transformers.TrainingArguments`] or
+        [`~trl.SFTConfig`], which get ILRec's defaults. `model` names the output folder where there are no arguments.
+        """
+        if args is None:
+            name = model if isinstance(model, str) else get_config_model_id(model.config)
+            return cls(f"{name.split('/')[-1]}-ILRec")
+        if isinstance(args, cls):
+            return args
+        known = {field.name for field in dataclasses.fields(cls) if field.init}
+        names = [field.name for field in dataclasses.fields(args) if field.init and field.name in known]
+        return cls(**{name: getattr(args, name) for name in names})
 
     def __post_init__(self) -> None:
         super().__post_init__()

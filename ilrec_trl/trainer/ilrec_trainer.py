@@ -19,7 +19,6 @@ from ..items.item_trie import ItemTrie
 from ..rewards.rewards import RewardFunc, check_reward_func
 from ._trl import (
     DataCollatorForLanguageModeling,
-    get_config_model_id,
     get_dataset_column_names,
     is_conversational,
     is_conversational_from_value,
@@ -35,7 +34,9 @@ from .data_collator import REWARD_COLUMNS, DataCollatorForItemCompletion
 from .ilrec_config import ILRecConfig
 from .ilrec_loss import ILRecLoss, TargetPositions
 from .model_card import add_ilrec_section
+from .refusals import refuse_incomplete_arguments, refuse_unsupported
 from .target_items import TargetMarker
+from .target_packing import pack_with_targets
 
 
 class _LastOutput:
@@ -86,10 +87,10 @@ class ILRecTrainer(SFTTrainer):
     Example:
 
     ```python
-    >>> from ilrec_trl import ILRecConfig, ILRecTrainer
+    from ilrec_trl import ILRecConfig, ILRecTrainer
 
-    >>> trainer = ILRecTrainer(model="meta-llama/Llama-3.2-1B", args=ILRecConfig(), train_dataset=dataset)
-    >>> trainer.train()
+    trainer = ILRecTrainer(model="meta-llama/Llama-3.2-1B", args=ILRecConfig(), train_dataset=dataset)
+    trainer.train()
     ```
     """
 
@@ -117,17 +118,17 @@ class ILRecTrainer(SFTTrainer):
         reward_func: RewardFunc | Callable[..., Tensor] | None = None,
         **kwargs: Any,
     ) -> None:
-        args = _as_ilrec_config(args, model)
+        args = ILRecConfig.from_args(args, model)
         self.item_trie, self.reward_func = item_trie, reward_func
         self.cpo_beta = args.cpo_beta
         if self.cpo_beta is None:
             self.cpo_beta = 3.0 if item_trie is not None and args.restrict_to_items else 1.0
         self.crr_weight = args.crr_weight if args.crr_weight is not None else float(reward_func is not None)
-        self._refuse_incomplete_arguments(args)
+        refuse_incomplete_arguments(args, item_trie, reward_func, self.crr_weight)
         self._sums: dict[str, dict[str, Any]] = {"train": defaultdict(float), "eval": defaultdict(float)}
         super().__init__(model, args, *positional, **kwargs)
 
-        self._refuse_unsupported()
+        refuse_unsupported(self)
         inner = self.model.get_base_model() if is_peft_model(self.model) else self.model
         self.intermediate_layers = resolve_intermediate_layers(
             args.intermediate_layers, len(find_model_parts(inner).layers)
@@ -149,50 +150,6 @@ class ILRecTrainer(SFTTrainer):
         )
         self._try_reward_func()
         self._bind_recommendation_callbacks()
-
-    def _refuse_incomplete_arguments(self, args: ILRecConfig) -> None:
-        if self.item_trie is not None and not isinstance(self.item_trie, ItemTrie):
-            raise TypeError(
-                f"`item_trie` must be an `ItemTrie`, got `{type(self.item_trie).__name__}`. Build one with "
-                "`ItemCatalog(...).trie(tokenizer)` or `ItemTrie.from_sequences({item_id: token_ids})`."
-            )
-        if self.crr_weight > 0 and self.reward_func is None:
-            raise ValueError(
-                f"`crr_weight={self.crr_weight}` needs item scores, but there is no `reward_func`. Pass one (for "
-                "example `SASRecReward`), or set `crr_weight=0`."
-            )
-        if self.crr_weight > 0 and self.item_trie is None:
-            raise ValueError(
-                "`reward_func` scores items, and `item_trie` says which tokens lead to which item, but there is no "
-                "`item_trie`. Pass the trie of the catalogue, or leave `reward_func` out."
-            )
-        if self.crr_weight > 0 and args.packing:
-            raise ValueError(
-                "Packing joins rows and drops the `history` column that `reward_func` reads. Set `packing=False`, or "
-                "set `crr_weight=0` to train with CPO and CPD alone."
-            )
-
-    def _refuse_unsupported(self) -> None:
-        parallelism = self.accelerator.parallelism_config
-        if parallelism is not None and (parallelism.cp_enabled or parallelism.sp_enabled):
-            raise ValueError(
-                "ILRec reads whole sequences to find the tokens of an item, which context and sequence parallelism "
-                "cut apart. Disable them (`cp_size=1`, `sp_size=1`) and use DDP, FSDP or DeepSpeed ZeRO, or train "
-                "with SFTTrainer."
-            )
-        if self.item_trie is not None:
-            self.item_trie.check_vocab_size(self.model.config.get_text_config().vocab_size)
-        if self.args.torch_compile:
-            raise ValueError(
-                "ILRec reads intermediate layers through hooks that live as long as one forward pass, and "
-                "`torch.compile` keeps those of the first. Set `torch_compile=False`, or train with SFTTrainer."
-            )
-        if self.item_trie is not None and not isinstance(self.data_collator, DataCollatorForLanguageModeling):
-            raise ValueError(
-                f"With `item_trie` a batch must say which tokens are a target item, and the data collator "
-                f"`{type(self.data_collator).__name__}` does not. Leave `data_collator` out, or pass a subclass of "
-                "`DataCollatorForItemCompletion`."
-            )
 
     def _try_reward_func(self) -> None:
         """Score the first row, so that what the loss could not use is refused before training starts."""
@@ -224,13 +181,16 @@ class ILRecTrainer(SFTTrainer):
         example = next(iter(dataset))
         templated = is_conversational(example) or is_conversational_from_value(example)
         dataset = super()._prepare_dataset(dataset, processing_class, whole, False, formatting_func, dataset_name)
-        mark = TargetMarker(
-            self._tokenizer, self.item_trie, dataset_name, templated, args.max_length, args.truncation_mode
-        )
+        # Packing that cuts rows anywhere cuts items too, as its user asked for
+        max_length = None if packing and args.packing_strategy != "bfd" else args.max_length
+        truncation_mode = "keep_start" if packing else args.truncation_mode
+        mark = TargetMarker(self._tokenizer, self.item_trie, dataset_name, templated, max_length, truncation_mode)
         map_kwargs = {}
         if isinstance(dataset, Dataset):
             map_kwargs = {"num_proc": args.dataset_num_proc, "desc": f"Marking target items of {dataset_name} dataset"}
         dataset = dataset.map(mark, with_indices=True, **map_kwargs)
+        if packing:
+            return pack_with_targets(dataset, args)
         return super()._prepare_dataset(dataset, processing_class, args, packing, None, dataset_name)
 
     def _set_signature_columns_if_needed(self):
@@ -313,15 +273,3 @@ def _split_history(columns: dict[str, Any]) -> tuple[list, dict[str, list]]:
         )
     others = {name: columns[name] for name in REWARD_COLUMNS if name in columns and name != "history"}
     return columns["history"], others
-
-
-def _as_ilrec_config(args: Any, model: Any) -> ILRecConfig:
-    """ILRec's configuration from whatever SFTTrainer accepts as `args`."""
-    if args is None:
-        name = model if isinstance(model, str) else get_config_model_id(model.config)
-        return ILRecConfig(f"{name.split('/')[-1]}-ILRec")
-    if isinstance(args, ILRecConfig):
-        return args
-    known = {field.name for field in dataclasses.fields(ILRecConfig) if field.init}
-    names = [field.name for field in dataclasses.fields(args) if field.init and field.name in known]
-    return ILRecConfig(**{name: getattr(args, name) for name in names})

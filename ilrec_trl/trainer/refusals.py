@@ -1,0 +1,57 @@
+"""Combinations that [`ILRecTrainer`] refuses at construction, each with the reason and the remedy."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ..items.item_trie import ItemTrie
+from ._trl import DataCollatorForLanguageModeling
+from .ilrec_config import ILRecConfig
+
+
+def refuse_incomplete_arguments(args: ILRecConfig, item_trie: Any, reward_func: Any, crr_weight: float) -> None:
+    """What can be refused before the model is loaded. `crr_weight` is the weight in force."""
+    if item_trie is not None and not isinstance(item_trie, ItemTrie):
+        raise TypeError(
+            f"`item_trie` must be an `ItemTrie`, got `{type(item_trie).__name__}`. Build one with "
+            "`ItemCatalog(...).trie(tokenizer)` or `ItemTrie.from_sequences({item_id: token_ids})`."
+        )
+    if crr_weight > 0 and reward_func is None:
+        raise ValueError(
+            f"`crr_weight={crr_weight}` needs item scores, but there is no `reward_func`. Pass one (for "
+            "example `SASRecReward`), or set `crr_weight=0`."
+        )
+    if crr_weight > 0 and item_trie is None:
+        raise ValueError(
+            "`reward_func` scores items, and `item_trie` says which tokens lead to which item, but there is no "
+            "`item_trie`. Pass the trie of the catalogue, or leave `reward_func` out."
+        )
+    if crr_weight > 0 and (args.packing or args.eval_packing):
+        raise ValueError(
+            "Packing joins rows and drops the `history` column that `reward_func` reads. Set `packing=False`, or "
+            "set `crr_weight=0` to train with CPO and CPD alone."
+        )
+
+
+def refuse_unsupported(trainer: Any) -> None:
+    """What can be refused once the parent has set up model, accelerator and collator."""
+    parallelism = trainer.accelerator.parallelism_config
+    if parallelism is not None and (parallelism.cp_enabled or parallelism.sp_enabled):
+        raise ValueError(
+            "ILRec reads whole sequences to find the tokens of an item, which context and sequence parallelism "
+            "cut apart. Disable them (`cp_size=1`, `sp_size=1`) and use DDP, FSDP or DeepSpeed ZeRO, or train "
+            "with SFTTrainer."
+        )
+    if trainer.item_trie is not None:
+        trainer.item_trie.check_vocab_size(trainer.model.config.get_text_config().vocab_size)
+    if trainer.args.torch_compile:
+        raise ValueError(
+            "ILRec reads intermediate layers through hooks that live as long as one forward pass, and "
+            "`torch.compile` keeps those of the first. Set `torch_compile=False`, or train with SFTTrainer."
+        )
+    if trainer.item_trie is not None and not isinstance(trainer.data_collator, DataCollatorForLanguageModeling):
+        raise ValueError(
+            f"With `item_trie` a batch must say which tokens are a target item, and the data collator "
+            f"`{type(trainer.data_collator).__name__}` does not. Leave `data_collator` out, or pass a subclass of "
+            "`DataCollatorForItemCompletion`."
+        )
