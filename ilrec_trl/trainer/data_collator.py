@@ -68,8 +68,7 @@ class DataCollatorForItemCompletion(DataCollatorForLanguageModeling):
         if self.padding_free:
             rows = [torch.cat(rows)]
         target_items = pad(rows, padding_value=0, padding_side="right", pad_to_multiple_of=self.pad_to_multiple_of)
-        # TRL masks the first label of each padding-free sequence
-        output["target_items"] = target_items.masked_fill(output["labels"] == -100, 0)
+        output["target_items"] = target_items
         for column in REWARD_COLUMNS:
             if column in examples[0]:
                 output[column] = [value for example in examples for value in self._per_target(example, column)]

@@ -57,8 +57,9 @@ class TargetPositions:
             target_items = (labels != -100).long()  # (B, S)
         if item_trie is not None and item_trie.end_token_id is None:
             target_items = target_items.clamp(min=0)  # an end that is no part of the items is plain text
-        # The first token of a row is never predicted
-        chosen = target_items != 0  # (B, S)
+        # The first token of a row is never predicted, and TRL masks that of each sequence of a padding-free row; both
+        # stand before the tokens that follow them in their item all the same
+        chosen = (target_items != 0) & (labels != -100)  # (B, S)
         chosen[:, 0] = False
         nodes = None
         if item_trie is not None:

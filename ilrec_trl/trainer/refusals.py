@@ -28,8 +28,8 @@ def refuse_incomplete_arguments(args: ILRecConfig, item_trie: Any, reward_func: 
         )
     if crr_weight > 0 and (args.packing or args.eval_packing):
         raise ValueError(
-            "Packing joins rows and drops the `history` column that `reward_func` reads. Set `packing=False`, or "
-            "set `crr_weight=0` to train with CPO and CPD alone."
+            "Packing joins rows and drops the `history` column that `reward_func` reads. Set `packing=False` (and "
+            "`eval_packing=False`), or set `crr_weight=0` to train with CPO and CPD alone."
         )
 
 

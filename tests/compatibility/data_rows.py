@@ -4,7 +4,7 @@ import pytest
 from datasets import DatasetDict
 
 from .rows import Row
-from .workbench import catalog, dataset, shared_tokenizer, with_catalogue
+from .workbench import catalog, dataset, shared_tokenizer, users, with_catalogue
 
 
 AREA = "Data"
@@ -64,12 +64,17 @@ def train_on(make_row=dict):
     return lambda: {"train_dataset": dataset(make_row)}
 
 
+def keeps_every_target(trainer):
+    count = sum(max(row["target_items"]) for row in trainer.train_dataset)
+    assert count == sum(len(row["history"]) for row in users())
+
+
 def streamed():
     return {"train_dataset": dataset().to_iterable_dataset(num_shards=2).shuffle(seed=0, buffer_size=4)}
 
 
 def evaluated(**options):
-    return {"max_steps": 2, "eval_strategy": "steps", "eval_steps": 2, **options}
+    return {"eval_strategy": "steps", "eval_steps": 2, **options}
 
 
 def two_sets(row_type=dict):
@@ -228,14 +233,14 @@ def rows():
         Row(
             AREA,
             "packing (bfd_split)",
-            "Long rows are split; the parts of a cut item are plain text.",
+            "Long rows are split; the tail of a cut item is plain text.",
             {"packing": True, "packing_strategy": "bfd_split", **packed},
             ilrec=with_catalogue,
         ),
         Row(
             AREA,
             "packing (wrapped)",
-            "Rows are cut anywhere; the parts of a cut item are plain text.",
+            "Rows are cut anywhere; the tail of a cut item is plain text.",
             {"packing": True, "packing_strategy": "wrapped", **packed},
             ilrec=with_catalogue,
         ),
@@ -246,6 +251,24 @@ def rows():
             {"packing": True},
             refused="Packing joins rows and drops the `history` column.*Set `packing=False`",
             remedy="`packing=False`, or `crr_weight=0`; `padding_free=True` keeps histories.",
+        ),
+        Row(
+            AREA,
+            "eval_packing with rewards",
+            "As packing.",
+            evaluated(eval_packing=True),
+            lambda: {"eval_dataset": dataset()},
+            refused="Packing joins rows and drops the `history` column.*`eval_packing=False`",
+            remedy="`eval_packing=False`, or `crr_weight=0`.",
+        ),
+        Row(
+            AREA,
+            "packing rows of several targets",
+            "Each target keeps its place in its item.",
+            {"packing": True, **packed},
+            train_on(as_sequence),
+            with_catalogue,
+            check=keeps_every_target,
         ),
         Row(
             AREA,

@@ -17,7 +17,7 @@ with the reason and what to do. This page is written from the rows that the test
 edit it, run `python -m tests.compatibility.page`.
 
 **works**: trained in the tests with `SFTTrainer`, with `ILRecTrainer` at zero weights (losses, gradient norms, metrics
-and weights equal), and with ILRec's terms (the loss falls, the metrics are finite and sensible), or checked by the test
+and weights equal), and with ILRec's terms (the loss falls, the metrics are finite and sensible), or checked by a test
 that the row names. **refused**: an error at construction. **GPU**: cannot run on a CPU; the script that the row names
 checks it on a GPU, and until you have run it, take it as not checked.
 """

@@ -5,6 +5,7 @@ from types import SimpleNamespace
 import pytest
 
 from ilrec_trl.trainer.ilrec_trainer import ILRecTrainer
+from ilrec_trl.trainer.refusals import refuse_unsupported
 
 from .workbench import make_trainer, with_rewards
 
@@ -16,6 +17,6 @@ def test_context_and_sequence_parallelism_are_refused(kind):
         trainer.accelerator.state.parallelism_config = SimpleNamespace(**enabled)
         try:
             with pytest.raises(ValueError, match="cut apart. Disable them"):
-                trainer._refuse_unsupported()
+                refuse_unsupported(trainer)
         finally:
             trainer.accelerator.state.parallelism_config = None

@@ -13,8 +13,8 @@ from ilrec_trl.trainer import _trl
 
 PACKAGE = Path(_trl.__file__).parents[1]
 CHANGED = (
-    f"TRL {trl.__version__} changed `{{}}`, which ilrec_trl builds on. Adapt ilrec_trl/trainer/_trl.py (and what reads "
-    "it), or lower the upper bound of trl in setup.cfg."
+    f"TRL {trl.__version__} changed `{{}}`, which ilrec_trl builds on. Adapt ilrec_trl/trainer/_trl.py (and what "
+    "reads it), or lower the upper bound of trl in setup.cfg."
 )
 
 
