@@ -120,7 +120,9 @@ def naive_items(sequences, prefix):
 
 def naive_next_tokens(sequences, prefix):
     """Tokens that follow a prefix in some item."""
-    return sorted({sequences[i][len(prefix)] for i in naive_items(sequences, prefix) if len(sequences[i]) > len(prefix)})
+    return sorted(
+        {sequences[i][len(prefix)] for i in naive_items(sequences, prefix) if len(sequences[i]) > len(prefix)}
+    )
 
 
 def naive_token_rewards(sequences, scores, prefix):
@@ -176,8 +178,12 @@ def naive_beam_search(token_scores, sequences, num_beams, excluded=()):
 # ----------------------------------------------------------------------------------------------------------- SASRec
 
 
-def naive_sasrec_scores(model, history):
-    """Logits (I,) in float64 of all items after `history` (item indices): one head, one query at a time, no batch."""
+def naive_sasrec_scores(model, history, row_length=None):
+    """
+    Logits (I,) in float64 of all items after `history` (item indices): one head, one query at a time, no batch. The
+    last of the model's positions belongs to the last item of the row, of which `history` may be the beginning.
+    """
+    first = model.config.max_position_embeddings - (row_length or len(history))
     weights = {name: value.double() for name, value in model.state_dict().items()}
 
     def norm(vector, name):
@@ -191,7 +197,8 @@ def naive_sasrec_scores(model, history):
         return vector * 0.5 * (1 + (vector / math.sqrt(2)).erf())
 
     items = weights["item_embedding.weight"][1:]
-    states = [items[item] + weights["position_embedding.weight"][place] for place, item in enumerate(history)]
+    positions = weights["position_embedding.weight"]
+    states = [items[item] + positions[first + place] for place, item in enumerate(history)]
     for layer in range(model.config.num_hidden_layers):
         name = f"layers.{layer}"
         width = len(states[0])

@@ -76,15 +76,20 @@ def teacher_settings(model: SASRecModel, options: TeacherOptions, seed: int) -> 
     return settings | {name: getattr(args, name) for name in budget} | {"seed": seed}
 
 
-def teacher_ranks(model: SASRecModel, examples: Sequence[NextItemExample], settings: dict[str, Any]) -> MethodRanks:
+def teacher_ranks(
+    model: SASRecModel, examples: Sequence[NextItemExample], settings: dict[str, Any], exclude_history: bool = False
+) -> MethodRanks:
     """Ranks of SASRec over all items."""
-    ranks = evaluate_sasrec(model, examples).astype(np.float64)
+    ranks = evaluate_sasrec(model, examples, exclude_history=exclude_history).astype(np.float64)
     users = [example.user for example in examples]
     return MethodRanks("SASRec", users, ranks, np.ones(len(users), dtype=np.int64), settings=settings)
 
 
 def popularity_ranks(
-    train: Sequence[UserSequence], examples: Sequence[NextItemExample], item_ids: Sequence[str]
+    train: Sequence[UserSequence],
+    examples: Sequence[NextItemExample],
+    item_ids: Sequence[str],
+    exclude_history: bool = False,
 ) -> MethodRanks:
     """Ranks by the number of training interactions; items of one count share a place."""
     counts = Counter(item for _, items in train for item in items)
@@ -93,5 +98,10 @@ def popularity_ranks(
     targets = np.array([counts[example.item] for example in examples])  # (U,)
     not_below = len(ordered) - np.searchsorted(ordered, targets, side="left")  # (U,)
     above: NDArray[np.int64] = len(ordered) - np.searchsorted(ordered, targets, side="right")  # (U,)
+    if exclude_history:
+        for row, example in enumerate(examples):
+            seen = np.array([counts[item] for item in set(example.history) - {example.item}])
+            above[row] -= (seen > targets[row]).sum()
+            not_below[row] -= (seen >= targets[row]).sum()
     users = [example.user for example in examples]
     return MethodRanks("popularity", users, (above + 1).astype(np.float64), not_below - above)

@@ -31,6 +31,23 @@ def load_model(folder: str | Path) -> PreTrainedModel:
         return AutoModelForCausalLM.from_pretrained(folder).eval()
 
 
+def evaluator_of(
+    prepared: PreparedData, examples: Sequence[NextItemExample], evaluation: EvaluationOptions, progress: bool = False
+) -> RecommendationEvaluator:
+    """The evaluator of these questions; where history is excluded, all of it, not only what the prompt shows."""
+    questions = prepared.questions(list(examples))
+    if evaluation.exclude_history:
+        questions = questions.remove_columns("history").add_column("history", [e.history for e in examples])
+    return RecommendationEvaluator(
+        questions,
+        prepared.item_trie,
+        num_beams=evaluation.num_beams,
+        batch_size=evaluation.eval_batch_size,
+        exclude_history=evaluation.exclude_history,
+        progress=progress,
+    )
+
+
 def model_ranks(
     method: str,
     model: PreTrainedModel,
@@ -38,23 +55,15 @@ def model_ranks(
     examples: Sequence[NextItemExample],
     evaluation: EvaluationOptions,
     *,
-    exclude_history: bool = False,
     seed: int | None = None,
     settings: dict[str, Any] | None = None,
 ) -> MethodRanks:
     """Where a language model puts the target of every example."""
-    evaluator = RecommendationEvaluator(
-        prepared.questions(list(examples)),
-        prepared.item_trie,
-        num_beams=evaluation.num_beams,
-        batch_size=evaluation.eval_batch_size,
-        exclude_history=exclude_history,
-        progress=True,
-    )
+    evaluator = evaluator_of(prepared, examples, evaluation, progress=True)
     evaluator(model, prepared.tokenizer)
     ranks = evaluator.last_ranks
     assert ranks is not None
-    settings = (settings or {}) | {"num_beams": evaluation.num_beams}
+    settings = (settings or {}) | {"num_beams": evaluation.num_beams, "exclude_history": evaluation.exclude_history}
     return MethodRanks(method, ranks.users, ranks.starts, ranks.ties, seed, settings)
 
 
@@ -64,7 +73,7 @@ def evaluate(options: EvaluateOptions, evaluation: EvaluationOptions) -> dict[st
     model = load_model(options.model)
     examples = getattr(prepared.splits, options.split)
     name = Path(options.model).resolve().name
-    ranks = model_ranks(name, model, prepared, examples, evaluation, exclude_history=options.exclude_history)
+    ranks = model_ranks(name, model, prepared, examples, evaluation)
     summary = summarise_methods([ranks])
     if options.output_dir is not None:
         folder = Path(options.output_dir)

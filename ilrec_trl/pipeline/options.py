@@ -122,6 +122,10 @@ class TrainingOptions:
 class EvaluationOptions:
     """Ranking: constrained beam search over the whole catalogue, for every user."""
 
+    exclude_history: bool = field(
+        default=False,
+        metadata={"help": "Never recommend an item of the user's history; the same for every method that is ranked."},
+    )
     num_beams: int = field(default=20, metadata={"help": "Beams; a target beyond them counts as not found."})
     eval_batch_size: int = field(default=64, metadata={"help": "Users a batch in evaluation."})
     validation_users: int = field(
@@ -172,7 +176,6 @@ class EvaluateOptions:
         default=None,
         metadata={"help": "Folder that receives metrics.json and ranks.parquet; without it none is written."},
     )
-    exclude_history: bool = field(default=False, metadata={"help": "Never recommend an item of the user's history."})
     split: str = field(default="test", metadata={"help": "Users' questions.", "choices": ["validation", "test"]})
 
 

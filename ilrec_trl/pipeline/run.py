@@ -120,11 +120,11 @@ class Run:
     def _evaluate(
         self, prepared: PreparedData, teacher: SASRecModel, settings: dict[tuple[str, int], dict[str, Any]]
     ) -> list[MethodRanks]:
-        test = prepared.splits.test
+        test, exclude = prepared.splits.test, self.evaluation.exclude_history
         with self._stage("evaluate baselines"):
             ranks = [
-                popularity_ranks(prepared.splits.train, test, prepared.catalog.item_ids),
-                teacher_ranks(teacher, test, teacher_settings(teacher, self.teacher, self.options.seeds[0])),
+                popularity_ranks(prepared.splits.train, test, prepared.catalog.item_ids, exclude),
+                teacher_ranks(teacher, test, teacher_settings(teacher, self.teacher, self.options.seeds[0]), exclude),
             ]
         for (method, seed), used in settings.items():
             with self._stage(f"evaluate {METHODS[method]}"):
@@ -158,10 +158,13 @@ class Run:
         }
 
     def _selection(self) -> str:
-        """How each method's epoch was chosen, for the report."""
+        """How each method's epoch was chosen and what was ranked, for the report."""
         if self.data.train_on_validation:
-            return "Each method was trained for a fixed number of epochs, on the validation items too."
-        return "Each trained method kept the epoch that ranked best on validation users."
+            how = "Each method was trained for a fixed number of epochs, on the validation items too."
+        else:
+            how = "Each trained method kept the epoch that ranked best on validation users."
+        seen = " Items of a user's own history were not recommended." if self.evaluation.exclude_history else ""
+        return how + seen
 
     def _examples(self, prepared: PreparedData, number: int = 5, top_k: int = 5) -> list[ExampleList]:
         """What the methods of the first seed recommend to a few test users, drawn by chance."""
@@ -171,7 +174,12 @@ class Run:
         for method, title in METHODS.items():
             model = load_model(self._model_folder(method, self.options.seeds[0]))
             lists[title] = recommend_lists(
-                model, prepared, histories, top_k=top_k, num_beams=self.evaluation.num_beams
+                model,
+                prepared,
+                histories,
+                top_k=top_k,
+                num_beams=self.evaluation.num_beams,
+                exclude=histories if self.evaluation.exclude_history else None,
             )
         return [
             ExampleList(

@@ -13,9 +13,10 @@ import torch
 from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM, set_seed
 from trl import SFTConfig, SFTTrainer
 
-from ..evaluation.evaluator import RecommendationCallback, RecommendationEvaluator
+from ..evaluation.evaluator import RecommendationCallback
 from ..trainer.ilrec_config import ILRecConfig
 from ..trainer.ilrec_trainer import ILRecTrainer
+from .evaluate import evaluator_of
 from .options import EvaluationOptions, InputError, ModelOptions, TrainingOptions
 from .prepare import PreparedData, input_errors
 
@@ -106,12 +107,9 @@ def train_method(
         "processing_class": prepared.tokenizer,
     }
     if not prepared.options.train_on_validation:
-        validation = prepared.questions(sample(prepared.splits.validation, evaluation.validation_users))
-        evaluator = RecommendationEvaluator(
-            validation, prepared.item_trie, num_beams=evaluation.num_beams, batch_size=evaluation.eval_batch_size
-        )
-        callback = RecommendationCallback(evaluator)
-        common |= {"eval_dataset": validation, "callbacks": [callback]}
+        validation = sample(prepared.splits.validation, evaluation.validation_users)
+        callback = RecommendationCallback(evaluator_of(prepared, validation, evaluation))
+        common |= {"eval_dataset": prepared.questions(validation), "callbacks": [callback]}
     trainer: SFTTrainer
     with input_errors():
         args = (SFTConfig if method == "sft" else ILRecConfig)(**arguments)

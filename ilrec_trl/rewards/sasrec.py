@@ -179,7 +179,11 @@ class SASRecModel(PreTrainedModel):
             num_items_in_batch (`torch.Tensor` or `int`, *optional*): Number of targets of the whole optimiser step, by
                 which the summed loss is divided; defaults to that of this batch.
         """
-        positions = torch.arange(input_ids.shape[1], device=input_ids.device)
+        # Counted from the end, as left padding does: the latest item has the same position in every row
+        lengths = (input_ids != PADDING).sum(1, keepdim=True)  # (B, 1)
+        steps = torch.arange(input_ids.shape[1], device=input_ids.device)  # (S,)
+        last = self.config.max_position_embeddings - 1
+        positions = (steps + last + 1 - lengths).clamp(max=last)  # (B, S), the clamp is for padding
         hidden = self.dropout(self.item_embedding(input_ids) + self.position_embedding(positions))  # (B, S, H)
         for layer in self.layers:
             hidden = layer(hidden)

@@ -90,14 +90,18 @@ def train_sasrec(
 
 
 @torch.no_grad()
-def evaluate_sasrec(model: SASRecModel, examples: Sequence[NextItemExample], batch_size: int = 512) -> np.ndarray:
+def evaluate_sasrec(
+    model: SASRecModel, examples: Sequence[NextItemExample], batch_size: int = 512, exclude_history: bool = False
+) -> np.ndarray:
     """
-    Rank the target of every example among all items, history included.
+    Rank the target of every example among all items.
 
     Args:
         model ([`SASRecModel`]): Trained model.
         examples (`list[NextItemExample]`): For example `splits.test`; none is left out.
         batch_size (`int`, *optional*, defaults to `512`): Number of examples in one forward pass.
+        exclude_history (`bool`, *optional*, defaults to `False`): Rank the items of a user's history last, a target
+            among them too.
 
     Returns:
         `np.ndarray` of shape `(U,)` and dtype int64: Rank of each target, 1 is first; it counts the items that score
@@ -115,7 +119,11 @@ def evaluate_sasrec(model: SASRecModel, examples: Sequence[NextItemExample], bat
         chosen = order[start : start + batch_size]
         batch = collate_sequences([rows[row] for row in chosen])
         batch = {key: value.to(model.device) for key, value in batch.items()}
-        ranks[chosen] = _ranks(model(**batch).logits, batch["labels"]).cpu().numpy()
+        logits = model(**batch).logits  # (B, I)
+        if exclude_history:
+            for row, number in enumerate(chosen):
+                logits[row, [model.item_index[item] for item in examples[number].history]] = -torch.inf
+        ranks[chosen] = _ranks(logits, batch["labels"]).cpu().numpy()
     model.train(training)
     return ranks
 

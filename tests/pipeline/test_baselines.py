@@ -21,6 +21,14 @@ def test_popularity_ranks():
     assert hit_rate(ranks.starts, ranks.ties, 5).tolist() == pytest.approx([1, 1, 1, 2 / 3])
 
 
+def test_popularity_ranks_without_the_history():
+    train = [UserSequence("u", ["a", "a", "b"]), UserSequence("v", ["a", "c"])]
+    examples = [NextItemExample("b", ["a", "c"], "b"), NextItemExample("f", ["a", "d"], "f")]
+    ranks = popularity_ranks(train, examples, list("abcdef"), exclude_history=True)
+    assert ranks.starts.tolist() == [1, 3]  # nothing but b; then b and c before the unseen ones
+    assert ranks.ties.tolist() == [1, 2]  # c is gone; of d, e and f the user has d
+
+
 def test_a_saved_teacher_must_know_the_items(data_folder, tmp_path):
     prepared = prepare(DataOptions(data=str(data_folder)))
     config = SASRecConfig(item_ids=["0", "1"], hidden_size=8, num_attention_heads=1)

@@ -64,8 +64,8 @@ class TestSASRecModel:
         assert output.logits.shape == (4, 5)
         questions = [[0], [0, 1], [0, 1, 2], [3]]
         expected = [
-            -naive_sasrec_scores(model, question).log_softmax(0)[target].item()
-            for question, target in zip(questions, [1, 2, 3, 4], strict=True)
+            -naive_sasrec_scores(model, question, length).log_softmax(0)[target].item()
+            for question, target, length in zip(questions, [1, 2, 3, 4], [3, 3, 3, 1], strict=True)
         ]
         assert output.loss.item() == pytest.approx(sum(expected) / 4, abs=1e-5)
         assert model(**batch, num_items_in_batch=8).loss.item() == pytest.approx(sum(expected) / 8, abs=1e-5)

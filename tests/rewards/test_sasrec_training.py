@@ -133,3 +133,22 @@ def test_labels_are_ignored_where_nothing_is_asked():
     output = model(torch.tensor([[1, 2]]), labels=torch.tensor([[IGNORE_INDEX, IGNORE_INDEX]]), num_items_in_batch=1)
     assert output.loss.item() == 0
     output.loss.backward()
+
+
+def test_excluded_history_ranks_last():
+    """With the history out of the way a target moves up by the seen items that stood above it, and no further."""
+    torch.manual_seed(0)
+    items = [f"i{number}" for number in range(12)]
+    model = SASRecModel(SASRecConfig(item_ids=items, hidden_size=8)).eval()
+    examples = [
+        NextItemExample("u", ["i0", "i1", "i2"], "i5"),
+        NextItemExample("v", ["i4"], "i6"),
+        NextItemExample("w", ["i7", "i8"], "i8"),
+    ]
+    plain, excluded = (evaluate_sasrec(model, examples, exclude_history=flag) for flag in (False, True))
+    scores = model.score([example.history for example in examples])
+    for row, example in enumerate(examples[:2]):
+        target = scores[row, items.index(example.item)]
+        above = sum(bool(scores[row, items.index(item)] >= target) for item in example.history)
+        assert excluded[row] == plain[row] - above
+    assert excluded[2] == len(items)  # a target of the history itself
