@@ -8,6 +8,8 @@ import subprocess
 from importlib import metadata
 from pathlib import Path
 
+from .._version import __version__
+
 
 PACKAGES = (
     "torch",
@@ -25,7 +27,7 @@ PACKAGES = (
 
 def versions() -> dict[str, str]:
     """Versions of Python, of this package and of what it stands on."""
-    found = {"python": platform.python_version(), "ilrec-trl": _version("ilrec-trl")}
+    found = {"python": platform.python_version(), "ilrec-trl": __version__}
     return found | {name: _version(name) for name in PACKAGES}
 
 

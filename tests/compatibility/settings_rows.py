@@ -31,6 +31,11 @@ ENGINES = [
         "As SFTTrainer.",
         "test_own_tokens_of_each_process_are_counted_as_the_parent_does",
     ),
+    (
+        "DeepSpeed ZeRO-2, ZeRO-3, the engine itself",
+        "Run where the extra `deepspeed` is installed.",
+        "test_zero_gives_the_losses_of_one_process",
+    ),
     ("FSDP2", "`fully_shard` itself.", "test_fully_sharded_gives_the_gradients_of_one_process"),
 ]
 SEVERAL_GPUS = "benchmarks/gpu/check_several_gpus.py"
@@ -196,7 +201,7 @@ def rows():
         Row("Several processes", "FSDP2 through accelerate", "`examples/accelerate/fsdp2.yaml`.", gpu=SEVERAL_GPUS),
         Row(
             "Several processes",
-            "DeepSpeed ZeRO-2, ZeRO-3",
+            "DeepSpeed through accelerate",
             "`examples/accelerate/deepspeed_zero*.yaml`.",
             gpu=SEVERAL_GPUS,
         ),

@@ -1,5 +1,6 @@
 """Two CPU processes on gloo, with the engines that exist, against one process."""
 
+import importlib.util
 import json
 import os
 import subprocess
@@ -10,21 +11,27 @@ import pytest
 import yaml
 
 from .two_processes import data_parallel, fully_sharded
+from .zero_processes import losses
 
 
 ROOT = Path(__file__).parents[2]
 pytestmark = pytest.mark.filterwarnings("ignore:.*is deprecated and will be removed in v6:FutureWarning")
 
 
-@pytest.fixture(scope="module")
-def two(tmp_path_factory):
-    path = tmp_path_factory.mktemp("two") / "results.json"
-    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-    command = [*launch, "-m", "tests.compatibility.two_processes", str(path)]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+def launch(module, folder):
+    path = folder / "results.json"
+    run = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    command = [*run, "-m", f"tests.compatibility.{module}", str(path)]
+    python_path = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": python_path}
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
     return json.loads(path.read_text())
+
+
+@pytest.fixture(scope="module")
+def two(tmp_path_factory):
+    return launch("two_processes", tmp_path_factory.mktemp("two"))
 
 
 @pytest.fixture(scope="module")
@@ -58,6 +65,14 @@ def test_fully_sharded_gives_the_gradients_of_one_process(two):
     expected = fully_sharded()
     assert two["fsdp2"]["loss"] == pytest.approx(expected["loss"], rel=1e-5)
     assert two["fsdp2"]["gradients"] == pytest.approx(expected["gradients"], rel=1e-4, abs=1e-7)
+
+
+@pytest.mark.skipif(importlib.util.find_spec("deepspeed") is None, reason="needs the extra `deepspeed`")
+def test_zero_gives_the_losses_of_one_process(tmp_path):
+    expected = losses(0)
+    assert expected[-1] < expected[0]
+    for got in launch("zero_processes", tmp_path).values():
+        assert got == pytest.approx(expected, rel=1e-4)
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "examples" / "accelerate").glob("*.yaml")), ids=lambda path: path.stem)
