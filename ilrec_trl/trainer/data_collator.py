@@ -14,6 +14,11 @@ from ._trl import DataCollatorForLanguageModeling, pad
 REWARD_COLUMNS = ("history", "item", "user")
 
 
+def as_list(value: Any) -> Any:
+    """A data set whose format is numpy or torch gives arrays where others give lists."""
+    return value.tolist() if hasattr(value, "tolist") else value
+
+
 @dataclass
 class DataCollatorForItemCompletion(DataCollatorForLanguageModeling):
     """
@@ -76,21 +81,21 @@ class DataCollatorForItemCompletion(DataCollatorForLanguageModeling):
 
     def _row_targets(self, example: dict[str, Any]) -> list[int]:
         if "target_items" in example:
-            return example["target_items"]
+            return as_list(example["target_items"])
         labels = example.get("labels", example["input_ids"])
         return [0 if label == -100 else -1 if label == self.eos_token_id else 1 for label in labels]
 
     @staticmethod
     def _count_targets(example: dict[str, Any], numbers: torch.Tensor) -> int:
-        items = example.get("item")
+        items = as_list(example.get("item"))
         return len(items) if isinstance(items, list) else max(int(numbers.abs().max()), 1)
 
     @classmethod
     def _per_target(cls, example: dict[str, Any], column: str) -> list[Any]:
         """The value of a column for each target item of a row."""
-        items, value = example.get("item"), example[column]
+        items, value = as_list(example.get("item")), as_list(example[column])
         if not isinstance(items, list):
             return [value]
-        if column == "history":
+        if column == "history" and isinstance(value, list):
             return [value + items[:position] for position in range(len(items))]
         return value if column == "item" else [value] * len(items)

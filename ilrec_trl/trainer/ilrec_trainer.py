@@ -196,7 +196,8 @@ class ILRecTrainer(SFTTrainer):
     def _set_signature_columns_if_needed(self):
         super()._set_signature_columns_if_needed()
         if not self._is_vision_dataset and "target_items" not in self._signature_columns:
-            self._signature_columns += ["target_items", *REWARD_COLUMNS]
+            # Without rewards nobody reads these columns, which may then be anything
+            self._signature_columns += ["target_items", *(REWARD_COLUMNS if self.crr_weight > 0 else ())]
 
     def train(self, resume_from_checkpoint: str | bool | None = None, *args: Any, **kwargs: Any) -> Any:
         """As in the parent; `resume_from_checkpoint=True` takes the last checkpoint that was saved to its end."""

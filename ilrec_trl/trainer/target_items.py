@@ -10,6 +10,7 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from ..items.item_trie import ItemTrie
+from .data_collator import as_list
 
 
 @dataclass
@@ -49,6 +50,7 @@ class TargetMarker:
             `ValueError`: where a target is cut by truncation, the completion is no item of the trie or not the row's
                 `item`, or the history holds an unknown item.
         """
+        example = {name: as_list(value) for name, value in example.items()}
         row = f"{self.dataset_name} row {index}"
         if self.item_trie is not None:
             self._check_items(example, row)

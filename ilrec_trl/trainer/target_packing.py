@@ -7,6 +7,8 @@ from typing import Any
 from datasets import Dataset, IterableDataset
 from trl import SFTConfig, pack_dataset
 
+from .data_collator import as_list
+
 
 def pack_with_targets(dataset: Dataset | IterableDataset, args: SFTConfig) -> Dataset | IterableDataset:
     """
@@ -38,7 +40,7 @@ def _to_places(example: dict[str, Any]) -> dict[str, list[int]]:
     """Where in its item each target token stands, from 1; -1 on ends; 0 elsewhere. Rows may be cut anywhere after."""
     places: list[int] = []
     last = 0
-    for number in example["target_items"]:
+    for number in as_list(example["target_items"]):
         follows = number > 0 and number == last
         places.append(places[-1] + 1 if follows else (number > 0) - (number < 0))
         last = number
@@ -49,7 +51,7 @@ def _to_numbers(example: dict[str, Any]) -> dict[str, list[int]]:
     """Number the items of a packed row; a token whose item started in another row belongs to none."""
     numbers: list[int] = []
     count = last = 0
-    for place in example["target_items"]:
+    for place in as_list(example["target_items"]):
         if place == 1:
             count += 1
             numbers.append(count)

@@ -16,7 +16,7 @@ from trl import SFTTrainer
 
 from ilrec_trl.trainer.ilrec_trainer import ILRecTrainer
 
-from .data_rows import as_sequence
+from .data_forms import as_sequence
 from .peft_rows import lora
 from .workbench import ALMOST_ZERO, ZERO, dataset, make_trainer, with_rewards
 

@@ -13,7 +13,7 @@ import torch
 
 from ilrec_trl.trainer.ilrec_trainer import ILRecTrainer
 
-from .data_rows import as_sequence
+from .data_forms import as_sequence
 from .workbench import dataset, make_trainer, with_rewards
 
 
