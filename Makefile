@@ -9,7 +9,7 @@ export TOKENIZERS_PARALLELISM := false
 export HF_HUB_DISABLE_TELEMETRY := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test suite lint types format clean
+.PHONY: help demo test suite lint types format page clean
 
 help:  ## Show what each target does
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -18,6 +18,9 @@ demo: $(VENV)/.installed  ## Create the environment, install, and run `ilrec run
 	$(BIN)/ilrec run --output_dir runs/demo
 
 test: $(VENV)/.installed-dev lint types suite  ## Create the environment, install, lint, type-check and run the whole suite
+
+page: $(VENV)/.installed-dev  ## Write docs/compatibility.md from the rows of the compatibility tests
+	$(BIN)/python -m tests.compatibility.page
 
 suite: $(VENV)/.installed-dev  ## Run the test suite
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --durations=15

@@ -31,7 +31,7 @@ AREA = "Data"
 
 
 def rows():
-    packed = {"max_length": 24, "max_steps": 4, "per_device_train_batch_size": 2}
+    packed = {"max_length": 24, "max_steps": 4, "per_device_train_batch_size": 4}
     return [
         Row(AREA, "prompt-completion", "The main format: `prompt`, `completion`, and `history`, `item`, `user`."),
         Row(AREA, "prompt-completion alone", "Without a catalogue the whole completion is the target.", ilrec=none),
@@ -184,6 +184,21 @@ def rows():
             "Rows are cut anywhere; the tail of a cut item is plain text.",
             {"packing": True, "packing_strategy": "wrapped", **packed},
             ilrec=with_catalogue,
+        ),
+        Row(
+            AREA,
+            "packing and shuffle_dataset",
+            "Rows are packed in SFTTrainer's order.",
+            {"packing": True, "shuffle_dataset": True, **packed},
+            ilrec=with_catalogue,
+        ),
+        Row(
+            AREA,
+            "packing a stream",
+            "",
+            {"packing": True, **packed},
+            lambda: {"train_dataset": dataset(as_sequence).to_iterable_dataset()},
+            with_catalogue,
         ),
         Row(
             AREA,
