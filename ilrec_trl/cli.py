@@ -32,6 +32,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     # Read when torch is loaded. Threads that spin while they wait are no faster for models this small, and many times
     # slower as soon as another process wants a core.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    if "LOCAL_RANK" not in os.environ:
+        # TRL refuses several GPUs in one process; `accelerate launch` gives each its own.
+        os.environ.setdefault("CUDA_VISIBLE_DEVICES", "0")
     summary, dataclasses, function = COMMANDS[chosen]
     try:
         parsed = _parse(chosen, summary, dataclasses, arguments[1:])

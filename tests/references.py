@@ -136,7 +136,7 @@ def naive_token_rewards(sequences, scores, prefix):
 
 
 def naive_token_scores(model, prompt, sequences):
-    """Log-probability of each token of each item after a prompt: one whole forward pass an item, no cache, no padding."""
+    """Log-probability of each token of each item after a prompt: one forward pass an item, no cache, no padding."""
     import torch
 
     scores = {}
@@ -155,8 +155,8 @@ def naive_ranking(token_scores, sequences, excluded=()):
 
 def naive_beam_search(token_scores, sequences, num_beams, excluded=()):
     """
-    Beam search with plain lists: `num_beams` unfinished prefixes go on at every step, finished ones are kept apart. The
-    score of a prefix is read from any item that starts with it.
+    Beam search with plain lists: `num_beams` unfinished prefixes go on at every step, finished ones are kept apart.
+    The score of a prefix is read from any item that starts with it.
     """
     allowed = {item: list(tokens) for item, tokens in sequences.items() if item not in excluded}
     finished, running = [], [()]

@@ -59,15 +59,14 @@ class Splits:
 
     def with_validation_in_training(self) -> Splits:
         """
-        The same questions, with each user's validation item added to the end of the training sequence.
+        The same questions, with each user's validation items added to the end of the training sequence.
 
         For a last fit with settings that were chosen before: from then on the validation questions measure nothing.
         """
-        targets = {user: item for user, _, item in self.validation}
-        train = [
-            UserSequence(user, [*items, targets[user]] if user in targets else items) for user, items in self.train
-        ]
-        return dataclasses.replace(self, train=train)
+        sequences = {user: list(items) for user, items in self.train}
+        for user, _, item in self.validation:
+            sequences.setdefault(user, []).append(item)
+        return dataclasses.replace(self, train=[UserSequence(user, items) for user, items in sequences.items()])
 
     def train_examples(self) -> list[NextItemExample]:
         """Every training item after a user's first, each with all the items before it."""

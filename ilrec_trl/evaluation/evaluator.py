@@ -69,6 +69,8 @@ class RecommendationEvaluator:
             found.
         progress (`bool`, *optional*, defaults to `False`):
             Show a progress bar.
+        chat_template_kwargs (`dict`, *optional*):
+            As in [`recommend`].
 
     Raises:
         `ValueError`: for a missing column, an empty data set, a target outside the catalogue, or fewer beams than the
@@ -97,12 +99,18 @@ class RecommendationEvaluator:
         batch_size: int = 64,
         exclude_history: bool = False,
         progress: bool = False,
+        chat_template_kwargs: dict[str, Any] | None = None,
     ) -> None:
         needed = {"prompt", "item"} | ({"history"} if exclude_history else set())
         if missing := needed - set(dataset.column_names):
             raise ValueError(
                 f"the data set has columns {dataset.column_names}, but evaluation needs {sorted(missing)} as well; "
                 "build it with `next_item_dataset`"
+            )
+        if len(dataset) and isinstance(dataset[0]["item"], list):
+            raise ValueError(
+                f"`item` of the first row is a list of {len(dataset[0]['item'])} ids, but a row to evaluate asks for "
+                "one item; build the data set with `next_item_dataset`"
             )
         if not len(dataset):
             raise ValueError("the data set has no row, so there is no user to evaluate")
@@ -114,6 +122,7 @@ class RecommendationEvaluator:
         self.batch_size = batch_size
         self.exclude_history = exclude_history
         self.progress = progress
+        self.chat_template_kwargs = chat_template_kwargs
         self.prompts = list(dataset["prompt"])
         self.items = list(dataset["item"])
         self.histories = list(dataset["history"]) if exclude_history else None
@@ -159,6 +168,7 @@ class RecommendationEvaluator:
             num_beams=num_beams,
             exclude=None if self.histories is None else [self.histories[row] for row in rows],
             batch_size=len(rows),
+            chat_template_kwargs=self.chat_template_kwargs,
         )
 
     def _rank(self, row: int, ranked: list[tuple[Any, float]]) -> tuple[float, int]:

@@ -14,11 +14,17 @@ from transformers import PreTrainedTokenizerBase
 Prompt: TypeAlias = str | list[dict[str, Any]]
 
 
-def tokenize_prompts(tokenizer: PreTrainedTokenizerBase, prompts: Sequence[Prompt]) -> list[list[int]]:
+def tokenize_prompts(
+    tokenizer: PreTrainedTokenizerBase,
+    prompts: Sequence[Prompt],
+    chat_template_kwargs: dict[str, Any] | None = None,
+) -> list[list[int]]:
     """
-    Token ids of each prompt, as `SFTTrainer` tokenizes the `prompt` column: a conversation with the chat template and
-    its generation prompt, a text with the special tokens the tokenizer adds.
+    Token ids of each prompt, as `SFTTrainer` tokenizes the `prompt` column: a conversation with the chat template, its
+    options and its generation prompt, a text with the special tokens the tokenizer adds.
     """
+    options: dict[str, Any] = {"tokenize": True, "return_dict": True, "add_generation_prompt": True}
+    options |= chat_template_kwargs or {}
     if isinstance(prompts, str):
         raise TypeError("Got one text as prompts, expected a list of prompts. Pass [prompt].")
     encoded = []
@@ -27,7 +33,7 @@ def tokenize_prompts(tokenizer: PreTrainedTokenizerBase, prompts: Sequence[Promp
         if isinstance(prompt, str):
             output = tokenizer(text=prompt)
         else:
-            output = tokenizer.apply_chat_template(prompt, tokenize=True, return_dict=True, add_generation_prompt=True)
+            output = tokenizer.apply_chat_template(prompt, **options)
         encoded.append(list(output["input_ids"]))
     empty = [row for row, token_ids in enumerate(encoded) if not token_ids]
     if empty:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -27,6 +28,7 @@ def recommend(
     num_beams: int = 20,
     exclude: Sequence[Sequence[ItemId]] | None = None,
     batch_size: int = 16,
+    chat_template_kwargs: dict[str, Any] | None = None,
 ) -> list[list[tuple[ItemId, float]]]:
     """
     Rank the items that a model finds most probable after each prompt.
@@ -51,6 +53,9 @@ def recommend(
             Items not to recommend for each prompt, for instance a user's history.
         batch_size (`int`, *optional*, defaults to `16`):
             Prompts searched at once.
+        chat_template_kwargs (`dict`, *optional*):
+            Given to the chat template of conversations, as the data set's column of this name is in training; for
+            instance `{"enable_thinking": False}`.
 
     Returns:
         `list[list[tuple[str | int, float]]]`: for each prompt `top_k` pairs of item id and log-probability (nats),
@@ -77,7 +82,7 @@ def recommend(
         )
     if exclude is not None and len(exclude) != len(prompts):
         raise ValueError(f"Got {len(exclude)} lists of items to exclude for {len(prompts)} prompts: one for each.")
-    encoded = tokenize_prompts(tokenizer, prompts)
+    encoded = tokenize_prompts(tokenizer, prompts, chat_template_kwargs)
     results: list[list[tuple[ItemId, float]]] = [[] for _ in encoded]
     with evaluation_mode(model):
         for rows, input_ids, attention_mask in prompt_batches(encoded, tokenizer.pad_token_id, batch_size):
@@ -109,6 +114,7 @@ def rank_items(
     item_trie: ItemTrie,
     *,
     batch_size: int = 512,
+    chat_template_kwargs: dict[str, Any] | None = None,
 ) -> Tensor:
     """
     Score every item of the catalogue after every prompt, without any search.
@@ -124,6 +130,8 @@ def rank_items(
             The catalogue. Time grows with prompts times distinct token sequences.
         batch_size (`int`, *optional*, defaults to `512`):
             Token sequences scored in one pass.
+        chat_template_kwargs (`dict`, *optional*):
+            As in [`recommend`].
 
     Returns:
         `torch.Tensor` of shape `(B, I)`: sums of token log-probabilities in nats, float32, on the CPU; columns in the
@@ -135,7 +143,7 @@ def rank_items(
     columns = torch.tensor([column_of_leaf[leaf] for leaf in item_trie.arrays.item_leaf.tolist()])  # (I,)
     scores = []
     with evaluation_mode(model):
-        for prompt in tokenize_prompts(tokenizer, prompts):
+        for prompt in tokenize_prompts(tokenizer, prompts, chat_template_kwargs):
             input_ids = torch.tensor([prompt], device=model.device)  # (1, S)
             outputs = model(input_ids=input_ids, use_cache=True)
             item_trie.check_vocab_size(outputs.logits.shape[-1])

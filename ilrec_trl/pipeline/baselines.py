@@ -103,5 +103,7 @@ def popularity_ranks(
             seen = np.array([counts[item] for item in set(example.history) - {example.item}])
             above[row] -= (seen > targets[row]).sum()
             not_below[row] -= (seen >= targets[row]).sum()
-    users = [example.user for example in examples]
-    return MethodRanks("popularity", users, (above + 1).astype(np.float64), not_below - above)
+    starts = (above + 1).astype(np.float64)
+    if exclude_history:
+        starts[[example.item in example.history for example in examples]] = np.inf
+    return MethodRanks("popularity", [example.user for example in examples], starts, not_below - above)

@@ -7,9 +7,13 @@ import platform
 import subprocess
 from importlib import metadata
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from .._version import __version__
 
+
+if TYPE_CHECKING:
+    import torch
 
 PACKAGES = (
     "torch",
@@ -52,6 +56,13 @@ def device() -> str:
     return f"CPU, {len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count()} cores, " + (
         f"{torch.get_num_threads()} threads"
     )
+
+
+def default_device() -> torch.device:
+    """Where models are trained and ranked: what transformers' Trainer takes, an accelerator where there is one."""
+    from accelerate import PartialState
+
+    return PartialState().device
 
 
 def _git(root: Path, *arguments: str) -> str:

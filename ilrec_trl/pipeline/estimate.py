@@ -11,6 +11,7 @@ import torch
 
 from ..rewards.sasrec import SASRecModel
 from .baselines import teacher_arguments, teacher_config
+from .environment import default_device
 from .evaluate import recommend_lists
 from .options import EvaluationOptions, ModelOptions, TeacherOptions, TrainingOptions
 from .prepare import PreparedData
@@ -86,10 +87,11 @@ def _sasrec(prepared: PreparedData, teacher: TeacherOptions) -> float:
     args = teacher_arguments(teacher, "unused", seed=0)
     config = teacher_config(teacher)
     config.item_ids = list(prepared.catalog.item_ids)
-    model = SASRecModel(config)
+    model = SASRecModel(config).to(default_device())  # type: ignore[arg-type]
     sequences = prepared.splits.train
     length = max(1, round(sum(len(items) for _, items in sequences) / len(sequences)))
-    input_ids = torch.randint(1, len(prepared.catalog) + 1, (args.per_device_train_batch_size, length))  # (B, S)
+    shape = (args.per_device_train_batch_size, length)
+    input_ids = torch.randint(1, len(prepared.catalog) + 1, shape, device=model.device)  # (B, S)
     optimizer = torch.optim.AdamW(model.parameters())
 
     def step() -> None:

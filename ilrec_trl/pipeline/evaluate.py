@@ -12,7 +12,9 @@ from transformers import AutoModelForCausalLM
 from ..data.splits import NextItemExample
 from ..evaluation.evaluator import RecommendationEvaluator
 from ..evaluation.recommend import recommend
+from ..report.console import show
 from ..report.results import MethodRanks, summarise_methods, write_ranks, write_results
+from .environment import default_device
 from .options import EvaluateOptions, EvaluationOptions, InputError, RecommendOptions
 from .prepare import PreparedData, input_errors
 
@@ -28,7 +30,7 @@ def load_model(folder: str | Path) -> PreTrainedModel:
             raise FileNotFoundError(
                 f"{folder} holds no config.json, so there is no model; train one with `ilrec train`"
             )
-        return AutoModelForCausalLM.from_pretrained(folder).eval()
+        return AutoModelForCausalLM.from_pretrained(folder).eval().to(default_device())
 
 
 def evaluator_of(
@@ -74,6 +76,8 @@ def evaluate(options: EvaluateOptions, evaluation: EvaluationOptions) -> dict[st
     examples = getattr(prepared.splits, options.split)
     name = Path(options.model).resolve().name
     ranks = model_ranks(name, model, prepared, examples, evaluation)
+    for note in prepared.notes:
+        show(note)
     summary = summarise_methods([ranks])
     if options.output_dir is not None:
         folder = Path(options.output_dir)

@@ -98,7 +98,10 @@ class TeacherOptions:
 class TrainingOptions:
     """Fine-tuning, the same for SFT and ILRec."""
 
-    learning_rate: float = field(default=2e-3, metadata={"help": "Peak learning rate."})
+    learning_rate: float | None = field(
+        default=None,
+        metadata={"help": "Peak learning rate. None: 2e-3 for the small Llama, 5e-5 for a pretrained model."},
+    )
     num_train_epochs: float = field(default=6.0, metadata={"help": "Epochs."})
     per_device_train_batch_size: int = field(default=32, metadata={"help": "Rows a step and device."})
     gradient_accumulation_steps: int = field(default=1, metadata={"help": "Steps that make one update."})

@@ -39,6 +39,7 @@ class PreparedData:
         tokenizer ([`~transformers.PreTrainedTokenizerBase`]): The language model's tokenizer, item tokens included.
         item_trie (`ItemTrie`): The items as token sequences.
         notes (`list[str]`): What a reader of the report has to know about the data.
+        model (`str`, *optional*): The pretrained model whose tokenizer this is.
     """
 
     name: str
@@ -49,6 +50,7 @@ class PreparedData:
     tokenizer: PreTrainedTokenizerBase
     item_trie: ItemTrie
     notes: list[str] = field(default_factory=list)
+    model: str | None = None
 
     @property
     def separator(self) -> str | None:
@@ -98,7 +100,8 @@ class PreparedData:
         directory.mkdir(parents=True, exist_ok=True)
         sequences = dict(zip(self.interactions.users, self.interactions.sequences, strict=True))
         (directory / "inter.json").write_text(json.dumps(sequences))
-        about = {"format": 1, "name": self.name, "notes": self.notes, "options": dataclasses.asdict(self.options)}
+        about = {"format": 1, "name": self.name, "notes": self.notes, "model": self.model}
+        about["options"] = dataclasses.asdict(self.options)
         (directory / "prepare.json").write_text(json.dumps(about, indent=2) + "\n")
         self.catalog.save(directory)
         self.item_trie.save(directory)
@@ -125,6 +128,7 @@ class PreparedData:
                 AutoTokenizer.from_pretrained(directory / "tokenizer"),
                 ItemTrie.load(directory),
                 about["notes"],
+                about["model"],
             )
 
     def _prompt_options(self) -> dict[str, Any]:
@@ -187,7 +191,7 @@ def prepare(options: DataOptions, model: str | None = None) -> PreparedData:
         shared = len(catalog) - len({tuple(item_trie.sequence(item)) for item in catalog.item_ids})
         if shared:
             notes.append(f"{shared} items share all their tokens with an earlier item; ranks are expected ranks.")
-        return PreparedData(name, options, interactions, splits, catalog, tokenizer, item_trie, notes)
+        return PreparedData(name, options, interactions, splits, catalog, tokenizer, item_trie, notes, model)
 
 
 def split(interactions: Interactions, options: DataOptions) -> Splits:

@@ -19,6 +19,8 @@ def train_sasrec_stage(stage: StageOptions, teacher: TeacherOptions) -> None:
     prepared = PreparedData.load(stage.prepared)
     model = train_teacher(prepared, teacher, stage.output_dir, stage.seed)
     ranks = teacher_ranks(model, prepared.splits.validation, teacher_settings(model, teacher, stage.seed))
+    for note in prepared.notes:
+        show(note)
     summary = summarise_methods([ranks])
     Path(stage.output_dir).mkdir(parents=True, exist_ok=True)
     write_results({"split": "validation", "methods": summary}, Path(stage.output_dir) / "metrics.json")

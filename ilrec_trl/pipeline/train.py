@@ -16,6 +16,7 @@ from trl import SFTConfig, SFTTrainer
 from ..evaluation.evaluator import RecommendationCallback
 from ..trainer.ilrec_config import ILRecConfig
 from ..trainer.ilrec_trainer import ILRecTrainer
+from .environment import default_device
 from .evaluate import evaluator_of
 from .options import EvaluationOptions, InputError, ModelOptions, TrainingOptions
 from .prepare import PreparedData, input_errors
@@ -47,16 +48,24 @@ class TrainedModel:
 
 
 def build_model(prepared: PreparedData, options: ModelOptions, seed: int) -> PreTrainedModel:
-    """A small Llama with random weights drawn from `seed`, or the pretrained model with the item tokens added."""
+    """
+    A small Llama with random weights drawn from `seed`, or the pretrained model with the item tokens added; in
+    float32, since updates of usual size round to nothing in bfloat16.
+    """
     set_seed(seed)
     tokenizer = prepared.tokenizer
     if options.model is not None:
+        if options.model != prepared.model:
+            raise InputError(
+                f"the data was prepared for {prepared.model or 'a small Llama with a tokenizer of its own'}, but "
+                f"--model is {options.model}; run `ilrec prepare --model {options.model}` first"
+            )
         with input_errors():
-            model = AutoModelForCausalLM.from_pretrained(options.model)
+            model = AutoModelForCausalLM.from_pretrained(options.model, dtype=torch.float32)
         embeddings: Any = model.get_input_embeddings()
         if len(tokenizer) > embeddings.num_embeddings:
             model.resize_token_embeddings(len(tokenizer))
-        return model
+        return model.to(default_device())  # type: ignore[arg-type]
     config = LlamaConfig(
         vocab_size=len(tokenizer),
         hidden_size=options.hidden_size,
@@ -70,7 +79,7 @@ def build_model(prepared: PreparedData, options: ModelOptions, seed: int) -> Pre
         bos_token_id=tokenizer.bos_token_id,
         eos_token_id=tokenizer.eos_token_id,
     )
-    return LlamaForCausalLM(config)
+    return LlamaForCausalLM(config).to(default_device())  # type: ignore[arg-type]
 
 
 def train_method(
@@ -123,6 +132,7 @@ def train_method(
     trainer.save_model(str(output_dir))
     best = trainer.state.best_metric
     settings = settings_of(method, training, seed) | {"parameters": model.num_parameters()}
+    settings["learning_rate"] = args.learning_rate
     if best is not None:
         settings |= {"best_epoch": _best_epoch(trainer.state.log_history, best), "validation_ndcg@10": best}
     if isinstance(trainer, ILRecTrainer):
@@ -140,7 +150,7 @@ def trainer_arguments(
     arguments = {
         "output_dir": str(output_dir),
         "seed": seed,
-        "learning_rate": training.learning_rate,
+        "learning_rate": learning_rate(prepared, training),
         "num_train_epochs": training.num_train_epochs,
         "per_device_train_batch_size": training.per_device_train_batch_size,
         "per_device_eval_batch_size": training.per_device_train_batch_size,
@@ -169,6 +179,13 @@ def trainer_arguments(
     if method == "ilrec":
         arguments |= {name: getattr(training, name) for name in ILREC_FIELDS}
     return arguments | _extra_arguments(method, training)
+
+
+def learning_rate(prepared: PreparedData, training: TrainingOptions) -> float:
+    """The peak learning rate: as given, or what suits a small model from random weights or a pretrained one."""
+    if training.learning_rate is not None:
+        return training.learning_rate
+    return 2e-3 if prepared.model is None else 5e-5
 
 
 def sample(examples: list[Any], number: int) -> list[Any]:

@@ -153,7 +153,8 @@ def _evaluation_rows(model: SASRecModel, examples: Sequence[NextItemExample]) ->
 def _ranks(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
     """Rank `(N,)` of the labelled item in each row of logits `(N, I)`: the number of items not below it."""
     targets = labels[labels != IGNORE_INDEX]
-    return (logits >= logits.gather(1, targets[:, None])).sum(1)
+    # a score that is not a number ranks last
+    return (~(logits < logits.gather(1, targets[:, None]))).sum(1)
 
 
 def _ranking_quality(prediction: EvalPrediction) -> dict[str, float]:

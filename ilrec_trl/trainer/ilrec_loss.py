@@ -66,6 +66,13 @@ class TargetPositions:
             trie = item_trie.to(labels.device)
             prefixes = target_prefixes(input_ids, target_items, trie.depth)[chosen[target_items != 0]]
             nodes = trie.locate(prefixes)  # (N,)
+            strays = (trie.child(nodes, labels[chosen]) < 0).sum()
+            if strays:
+                raise ValueError(
+                    f"{int(strays)} of {len(nodes)} target tokens of the batch are in no item of `item_trie`. Let the "
+                    "trainer prepare the data set (no `skip_prepare_dataset`), or give its rows a `target_items` "
+                    "column that numbers their items, see `DataCollatorForItemCompletion`."
+                )
         return cls(chosen[:, 1:], labels[chosen], nodes, target_items[chosen].abs() - 1)
 
 

@@ -160,7 +160,8 @@ class ILRecTrainer(SFTTrainer):
     def _bind_recommendation_callbacks(self) -> None:
         """Recommendation metrics are computed first, so that callbacks which read them (early stopping) find them."""
         callbacks = self.callback_handler.callbacks
-        bound = [callback for callback in callbacks if type(callback).__name__ == "RecommendationCallback"]
+        # By name, since evaluation stands above training
+        bound = [c for c in callbacks if "RecommendationCallback" in {base.__name__ for base in type(c).__mro__}]
         for callback in bound:
             callback.trainer = self
         callbacks[:] = bound + [callback for callback in callbacks if callback not in bound]
@@ -184,7 +185,15 @@ class ILRecTrainer(SFTTrainer):
         # Packing that cuts rows anywhere cuts items too, as its user asked for
         max_length = None if packing and args.packing_strategy != "bfd" else args.max_length
         truncation_mode = "keep_start" if packing else args.truncation_mode
-        mark = TargetMarker(self._tokenizer, self.item_trie, dataset_name, templated, max_length, truncation_mode)
+        mark = TargetMarker(
+            self._tokenizer,
+            self.item_trie,
+            dataset_name,
+            templated,
+            max_length,
+            truncation_mode,
+            needs_history=self.crr_weight > 0,
+        )
         map_kwargs = {}
         if isinstance(dataset, Dataset):
             map_kwargs = {"num_proc": args.dataset_num_proc, "desc": f"Marking target items of {dataset_name} dataset"}
@@ -236,18 +245,20 @@ class ILRecTrainer(SFTTrainer):
             return self.reward_func(histories, **others).to(device)
 
     def _record(self, values: dict[str, Tensor], positions: int) -> None:
-        """Add this batch to the sums behind the logged metrics; they stay on the device until something is logged."""
+        """Add this batch, of all processes, to the sums behind the logged metrics; kept on the device."""
+        totals = torch.stack([value.sum(dtype=torch.float32) for value in values.values()])
+        totals = torch.cat([totals, totals.new_tensor([positions])])
+        # Here, where every process comes by, and not in `log`, which a callback may call on one of them
+        totals = self.accelerator.reduce(totals, reduction="sum")
         sums = self._sums["train" if self.model.training else "eval"]
-        for name, value in values.items():
-            sums[name] += value.sum(dtype=torch.float32)
-        sums["positions"] += torch.tensor(float(positions), device=value.device)
+        for name, total in zip([*values, "positions"], totals, strict=True):
+            sums[name] += total
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         mode = "train" if self.model.training else "eval"
         sums = self._sums[mode]
         if sums:
-            totals = self.accelerator.reduce(torch.stack(list(sums.values())), reduction="sum").tolist()
-            means = dict(zip(sums, totals, strict=True))
+            means = dict(zip(sums, torch.stack(list(sums.values())).tolist(), strict=True))
             positions = means.pop("positions")
             for name, total in means.items():
                 self._metrics[mode][f"ilrec/{name}"] = [total / max(positions, 1)]

@@ -6,6 +6,7 @@ from typing import Any
 
 from ..items.item_trie import ItemTrie
 from ._trl import DataCollatorForLanguageModeling
+from .data_collator import DataCollatorForItemCompletion
 from .ilrec_config import ILRecConfig
 
 
@@ -49,7 +50,11 @@ def refuse_unsupported(trainer: Any) -> None:
             "ILRec reads intermediate layers through hooks that live as long as one forward pass, and "
             "`torch.compile` keeps those of the first. Set `torch_compile=False`, or train with SFTTrainer."
         )
-    if trainer.item_trie is not None and not isinstance(trainer.data_collator, DataCollatorForLanguageModeling):
+    # TRL's own collator is replaced by ours
+    marks = type(trainer.data_collator) is DataCollatorForLanguageModeling or isinstance(
+        trainer.data_collator, DataCollatorForItemCompletion
+    )
+    if trainer.item_trie is not None and not marks:
         raise ValueError(
             f"With `item_trie` a batch must say which tokens are a target item, and the data collator "
             f"`{type(trainer.data_collator).__name__}` does not. Leave `data_collator` out, or pass a subclass of "

@@ -8,9 +8,13 @@ from typing import Any
 import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
+from transformers.utils import logging
 
 from ..items.item_trie import ItemTrie
 from .data_collator import as_list
+
+
+logger = logging.get_logger(__name__)
 
 
 @dataclass
@@ -31,6 +35,8 @@ class TargetMarker:
             Rows may not lose target tokens by truncation to this length, in tokens.
         truncation_mode (`str`, *optional*, defaults to `"keep_start"`):
             Which end of a long row is kept.
+        needs_history (`bool`, *optional*, defaults to `False`):
+            Whether a reward function reads the histories, so that none may be empty.
     """
 
     tokenizer: PreTrainedTokenizerBase
@@ -39,6 +45,7 @@ class TargetMarker:
     templated: bool = False
     max_length: int | None = None
     truncation_mode: str = "keep_start"
+    needs_history: bool = False
 
     def __call__(self, example: dict[str, Any], index: int) -> dict[str, list[int]]:
         """
@@ -64,11 +71,17 @@ class TargetMarker:
         numbers = [0] * len(example["input_ids"])
         for position, number in self._number(example, completion, row):
             numbers[position] = number
-        if self.max_length is not None and self.truncation_mode == "keep_end":
-            numbers = numbers[-self.max_length :]
+        if self.max_length is not None:
+            keep_end = self.truncation_mode == "keep_end"
+            numbers = numbers[-self.max_length :] if keep_end else numbers[: self.max_length]
         return {"target_items": numbers}
 
     def _check_items(self, example: dict[str, Any], row: str) -> None:
+        if self.needs_history and not example.get("history"):
+            raise ValueError(
+                f"{row}: the history is {example.get('history')!r}, but `reward_func` scores items given one. Remove "
+                "the row, or leave `reward_func` out."
+            )
         unknown = [item for item in example.get("history") or [] if item not in self.item_trie]
         if unknown:
             raise ValueError(
@@ -107,6 +120,14 @@ class TargetMarker:
             raise ValueError(
                 f"{row}: the completion holds {len(spans)} items, each of which has a history of its own. Give `item` "
                 f"as a list of the {len(spans)} ids, or leave the `history` column out."
+            )
+        if self.templated and spans[0][0]:
+            logger.warning_once(
+                f"The chat template puts {self.tokenizer.decode(tokens[: spans[0][0]])!r} between the prompt and the "
+                "item, which a prompt to recommend for does not end with: the model would be asked after another text "
+                "than it was trained on. Give the rows a `chat_template_kwargs` column with which the template leaves "
+                "that out or puts it into the prompt (for Qwen3 `{'enable_thinking': False}`), and pass the same to "
+                "`recommend` and `RecommendationEvaluator`."
             )
         numbered = []
         for number, (start, end) in enumerate(spans, 1):

@@ -36,7 +36,8 @@ def settings(trainer_processes, steps, **options):
 
 def logs(trainer):
     kept = ("loss", "grad_norm", "entropy")
-    return [{key: log[key] for key in kept if key in log} for log in trainer.state.log_history if "loss" in log]
+    logs = [log for log in trainer.state.log_history if "loss" in log]
+    return [{key: log[key] for key in log if key in kept or key.startswith("ilrec/")} for log in logs]
 
 
 def trained(trainer_class, options, arguments):

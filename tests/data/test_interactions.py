@@ -6,7 +6,7 @@ import pandas as pd
 import pytest
 
 from ilrec_trl.data.interactions import Interactions
-from ilrec_trl.data.splits import NextItemExample, UserSequence
+from ilrec_trl.data.splits import NextItemExample, Splits, UserSequence
 
 
 INSTRUMENTS = Path(__file__).parents[2] / ".." / "shared" / "data" / "instruments"
@@ -166,3 +166,19 @@ def test_instruments_as_published():
     user, history, item = splits.test[0]
     assert [*history, item] == interactions.sequences[0]
     assert user == interactions.users[0]
+
+
+def test_a_last_fit_takes_every_validation_item():
+    splits = Splits(
+        train=[UserSequence("ann", ["a", "b"])],
+        validation=[
+            NextItemExample("ann", ["a", "b"], "c"),
+            NextItemExample("ann", ["a", "b", "c"], "d"),
+            NextItemExample("bob", ["a"], "b"),
+        ],
+        test=[],
+    )
+    assert splits.with_validation_in_training().train == [
+        UserSequence("ann", ["a", "b", "c", "d"]),
+        UserSequence("bob", ["b"]),
+    ]

@@ -12,6 +12,7 @@ from trl import SFTConfig, SFTTrainer
 from ilrec_trl.evaluation.evaluator import RecommendationCallback, RecommendationEvaluator
 from ilrec_trl.evaluation.recommend import rank_items
 from ilrec_trl.items.item_catalog import ItemCatalog
+from ilrec_trl.items.item_trie import ItemTrie
 from tests.references import naive_expected_metrics
 
 
@@ -221,3 +222,9 @@ def test_callback_logs_through_its_trainer(model, tokenizer, dataset, item_trie,
 
 def evaluator_names():
     return ["hit@1", "hit@5", "hit@10", "ndcg@5", "ndcg@10", "mrr"]
+
+
+def test_rows_of_several_targets_are_refused():
+    dataset = Dataset.from_list([{"prompt": "a", "item": ["x", "y"]}])
+    with pytest.raises(ValueError, match="a list of 2 ids, .*build the data set with `next_item_dataset`"):
+        RecommendationEvaluator(dataset, ItemTrie.from_sequences({"x": [1], "y": [2]}))

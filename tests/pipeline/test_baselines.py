@@ -27,6 +27,8 @@ def test_popularity_ranks_without_the_history():
     ranks = popularity_ranks(train, examples, list("abcdef"), exclude_history=True)
     assert ranks.starts.tolist() == [1, 3]  # nothing but b; then b and c before the unseen ones
     assert ranks.ties.tolist() == [1, 2]  # c is gone; of d, e and f the user has d
+    repeated = popularity_ranks(train, [NextItemExample("a", ["a", "b"], "a")], list("abcdef"), exclude_history=True)
+    assert repeated.starts.tolist() == [float("inf")]
 
 
 def test_a_saved_teacher_must_know_the_items(data_folder, tmp_path):

@@ -90,3 +90,8 @@ def test_a_last_fit_trains_on_validation_items_and_chooses_nothing(data_folder, 
     trained = train_method("ilrec", whole, model, training, EvaluationOptions(), tmp_path / "ilrec")
     assert not any(key.startswith("eval_") for log in trained.history for key in log)
     assert not {"best_epoch", "validation_ndcg@10"} & set(trained.settings)
+
+
+def test_a_model_the_data_was_not_prepared_for_is_refused(prepared):
+    with pytest.raises(InputError, match="prepared for a small Llama with a tokenizer of its own, but --model is gpt"):
+        build_model(prepared, ModelOptions(model="gpt"), seed=0)

@@ -152,3 +152,9 @@ def test_excluded_history_ranks_last():
         above = sum(bool(scores[row, items.index(item)] >= target) for item in example.history)
         assert excluded[row] == plain[row] - above
     assert excluded[2] == len(items)  # a target of the history itself
+
+
+def test_scores_that_are_no_numbers_rank_last():
+    model = SASRecModel(SASRecConfig(item_ids=["a", "b", "c"], hidden_size=8)).eval()
+    torch.nn.init.constant_(model.output.weight, float("nan"))
+    assert evaluate_sasrec(model, [NextItemExample("u", ["a"], "b")]).tolist() == [3]

@@ -10,6 +10,7 @@ from trl import SFTConfig, SFTTrainer
 
 from ilrec_trl.evaluation.evaluator import RecommendationCallback, RecommendationEvaluator
 from ilrec_trl.items.item_trie import ItemTrie
+from ilrec_trl.trainer._trl import DataCollatorForLanguageModeling
 from ilrec_trl.trainer.ilrec_config import ILRecConfig
 from ilrec_trl.trainer.ilrec_loss import TargetPositions
 from ilrec_trl.trainer.ilrec_trainer import ILRecTrainer
@@ -397,6 +398,29 @@ def test_a_collator_that_marks_nothing_is_refused_with_a_trie(make_model, settin
 
     with pytest.raises(ValueError, match="Leave `data_collator` out"):
         build(make_model, settings, dataset, tokenizer, item_trie=trie, data_collator=default_data_collator)
+
+
+def test_a_collator_of_ones_own_must_mark_targets(make_model, settings, dataset, tokenizer, trie):
+    class Collator(DataCollatorForLanguageModeling):
+        pass
+
+    with pytest.raises(ValueError, match="the data collator `Collator` does not"):
+        build(make_model, settings, dataset, tokenizer, item_trie=trie, data_collator=Collator(tokenizer.pad_token_id))
+
+
+def test_rows_of_several_targets_without_numbers_are_refused(make_model, settings, tokenizer, sequences, trie):
+    tokens = [token for item in ("i0", "i1", "i2") for token in sequences[item]]
+    dataset = Dataset.from_list([{"input_ids": tokens, "labels": [-100] * 3 + tokens[3:]}] * 8)
+    trainer = build(
+        make_model,
+        settings,
+        dataset,
+        tokenizer,
+        {"dataset_kwargs": {"skip_prepare_dataset": True}},
+        item_trie=trie,
+    )
+    with pytest.raises(ValueError, match="are in no item of `item_trie`. Let the trainer prepare the data set"):
+        trainer.train()
 
 
 def test_titles_end_with_the_end_token(make_model, settings, tokenizer):

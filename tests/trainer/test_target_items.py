@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from ilrec_trl.items.item_trie import ItemTrie
+from ilrec_trl.trainer import target_items
 from ilrec_trl.trainer.target_items import TargetMarker, target_prefixes
 
 
@@ -114,3 +115,25 @@ def test_prefixes_are_the_tokens_before_a_position_in_its_own_item():
         [-1, -1, -1],
         [3, -1, -1],
     ]
+
+
+def test_truncation_shortens_the_numbers_of_an_unlabelled_tail(tokenizer, fixed):
+    example = {"input_ids": [7, 10, 6, 11, 1, 8, 8], "labels": [-100, -100, 6, 11, 1, -100, -100]}
+    assert mark(tokenizer, fixed, example, max_length=6) == [0, 0, 1, 1, -1, 0]
+
+
+@pytest.mark.parametrize("history", [[], None])
+def test_an_empty_history_is_refused_where_rewards_need_one(history, tokenizer, fixed):
+    example = row([7, 10], [6, 11, 1], history=history)
+    assert mark(tokenizer, fixed, example) == [0, 0, 1, 1, -1]
+    with pytest.raises(ValueError, match="train row 0: the history is .*`reward_func` scores items given one"):
+        mark(tokenizer, fixed, example, needs_history=True)
+
+
+def test_text_of_the_template_before_the_item_is_warned_of(tokenizer, fixed, monkeypatch):
+    warned = []
+    monkeypatch.setattr(target_items.logger, "warning_once", warned.append)
+    mark(tokenizer, fixed, row([3, 7, 10, 5, 4], [6, 11, 5], item="b"), templated=True)
+    assert warned == []
+    mark(tokenizer, fixed, row([3, 7, 10, 5], [4, 6, 11, 5], item="b"), templated=True)
+    assert "'<assistant>' between the prompt and the item" in warned[0]
