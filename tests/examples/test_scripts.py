@@ -1,16 +1,13 @@
 """Every example script from its command line to its end, on small settings."""
 
-import json
 import re
 import runpy
 import sys
 from pathlib import Path
 
 import pytest
-from transformers import LlamaConfig, LlamaForCausalLM
 
-from ilrec_trl import ItemTrie, generate_store
-from ilrec_trl.items.catalog_tokenizer import title_tokenizer
+from ilrec_trl import ItemTrie
 
 
 SCRIPTS = Path(__file__).parents[2] / "examples/scripts"
@@ -31,27 +28,9 @@ def run(monkeypatch, capsys):
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory):
+def folder(make_folder):
     """A small Llama that knows no item yet, and a data folder in LC-Rec's format."""
-    folder = tmp_path_factory.mktemp("qlora")
-    store = generate_store(num_users=40, num_items=60)
-    sequences = dict(zip(store.interactions.users, store.interactions.sequences, strict=True))
-    (folder / "inter.json").write_text(json.dumps(sequences))
-    (folder / "index.json").write_text(json.dumps(store.semantic_ids))
-    tokenizer = title_tokenizer(list(store.titles.values()), 300)
-    tokenizer.save_pretrained(folder / "model")
-    config = LlamaConfig(
-        vocab_size=len(tokenizer),
-        hidden_size=64,
-        intermediate_size=64,
-        num_hidden_layers=3,
-        num_attention_heads=2,
-        pad_token_id=0,
-        eos_token_id=1,
-        bos_token_id=None,
-    )
-    LlamaForCausalLM(config).save_pretrained(folder / "model")
-    return folder
+    return make_folder(num_users=40)
 
 
 def test_the_swap_and_recommending_with_its_model(run, tmp_path):
