@@ -23,7 +23,7 @@ def sasrec_training_arguments(output_dir: str | Path, **changes: Any) -> Trainin
         **changes: Fields of [`transformers.TrainingArguments`] to set otherwise.
     """
     settings: dict[str, Any] = {
-        "num_train_epochs": 8,
+        "num_train_epochs": 14,
         "per_device_train_batch_size": 64,
         "per_device_eval_batch_size": 512,
         "learning_rate": 1e-3,
