@@ -38,6 +38,7 @@ class PromptDecoder:
         self._model: Any = model
         base = getattr(model, "get_base_model", lambda: model)()
         self._parameters = inspect.signature(base.forward).parameters
+        self._cache_name = cache_name(model)
         self._prompt_mask = attention_mask.bool()  # (B, S)
         self._lengths = attention_mask.sum(dim=1)  # (B,)
         self._steps = 0
@@ -115,12 +116,18 @@ class PromptDecoder:
         if "position_ids" in self._parameters:
             arguments["position_ids"] = positions
         if self._cache is not None:
-            arguments["past_key_values"] = self._cache
+            arguments[self._cache_name] = self._cache
         elif "logits_to_keep" in self._parameters:
             arguments["logits_to_keep"] = 1
         outputs = self._model(**arguments)
-        self._cache = outputs.past_key_values
+        self._cache = outputs[self._cache_name]
         return outputs
+
+
+def cache_name(model: PreTrainedModel) -> str:
+    """What the model calls its cache: `cache` since transformers 5.24, `past_key_values` before."""
+    base = getattr(model, "get_base_model", lambda: model)()
+    return "cache" if "cache" in inspect.signature(base.forward).parameters else "past_key_values"
 
 
 def _check_left_padding(input_ids: Tensor, attention_mask: Tensor) -> None:

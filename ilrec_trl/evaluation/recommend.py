@@ -13,6 +13,7 @@ from transformers import LogitsProcessor, PreTrainedModel, PreTrainedTokenizerBa
 from ..items.item_trie import ItemId, ItemTrie
 from .beam_search import constrained_beam_search
 from .prompt_batches import Prompt, evaluation_mode, prompt_batches, tokenize_prompts
+from .prompt_decoder import cache_name
 
 
 __all__ = ["ItemTrieLogitsProcessor", "constrained_beam_search", "rank_items", "recommend"]
@@ -148,7 +149,7 @@ def rank_items(
             outputs = model(input_ids=input_ids, use_cache=True)
             item_trie.check_vocab_size(outputs.logits.shape[-1])
             chunks = [sequences[start : start + batch_size] for start in range(0, len(sequences), batch_size)]
-            scored = [_score(model, outputs.past_key_values, outputs.logits[:, -1], chunk) for chunk in chunks]
+            scored = [_score(model, outputs[cache_name(model)], outputs.logits[:, -1], chunk) for chunk in chunks]
             scores.append(torch.cat(scored).cpu()[columns])  # (I,)
     return torch.stack(scores) if scores else torch.zeros(0, len(item_trie))
 
@@ -164,7 +165,8 @@ def _score(model: PreTrainedModel, cache: object, first: Tensor, sequences: list
         repeated = copy.deepcopy(cache)  # a forward pass adds to the cache it is given
         repeated.reorder_cache(tokens.new_zeros(len(tokens)))  # type: ignore[attr-defined]
         # Padding stands at the end, where no token of the sequence can see it.
-        rest = model(input_ids=tokens[:, :-1], past_key_values=repeated, use_cache=True).logits  # (C, D - 1, V)
+        options = {cache_name(model): repeated, "use_cache": True}
+        rest = model(input_ids=tokens[:, :-1], **options).logits  # (C, D - 1, V)
         logits = torch.cat([logits, rest], dim=1)  # (C, D, V)
     token_scores = logits.float().log_softmax(dim=-1).gather(2, tokens[:, :, None])[:, :, 0]  # (C, D)
     inside = torch.arange(tokens.shape[1], device=tokens.device) < lengths[:, None]
