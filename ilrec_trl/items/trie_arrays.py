@@ -191,8 +191,10 @@ def check_item_scores(item_scores: Tensor, num_items: int, num_prefixes: int, ro
             f"Got item scores of shape {tuple(item_scores.shape)}, expected (B, {num_items}): one column for each "
             "item in the order of `ItemTrie.item_ids`."
         )
-    wrong = ~(item_scores.isfinite() & (item_scores >= 0))
-    if wrong.any():
+    # The extremes first, in one pass without a mask of that size; a comparison with NaN is False
+    low, high = item_scores.aminmax() if item_scores.numel() else item_scores.new_zeros(2)
+    if not (low >= 0) & (high < torch.inf):
+        wrong = ~(item_scores.isfinite() & (item_scores >= 0))
         row, column = wrong.nonzero()[0].tolist()
         raise ValueError(
             f"Got item score {item_scores[row, column].item()} at row {row}, column {column} ({int(wrong.sum())} such "
