@@ -32,6 +32,8 @@ class DataCollatorForItemCompletion(DataCollatorForLanguageModeling):
       column. In a row of several targets, those before a target belong to its history.
     - `"item"` and `"user"` (`list`, one entry a target item): for rows that have these columns.
 
+    A row whose `item` is `None` and whose `target_items` are all 0 is plain text and has no entry in these lists.
+
     A row says which of its tokens are targets by a `target_items` list of its own, numbered from 1, which
     [`ILRecTrainer`] adds during preparation. Without it every token that has a label is one target.
 
@@ -65,18 +67,20 @@ class DataCollatorForItemCompletion(DataCollatorForLanguageModeling):
 
     def torch_call(self, examples: list[dict[str, Any]]) -> dict[str, Any]:
         output = super().torch_call(examples)
-        rows, offset = [], 0
+        rows: list[torch.Tensor] = []
+        counts: list[int] = []
         for example in examples:
             numbers = torch.tensor(self._row_targets(example))  # (S,)
-            rows.append(numbers + numbers.sign() * offset)
-            offset += self._count_targets(example, numbers)
+            rows.append(numbers + numbers.sign() * sum(counts))
+            counts.append(self._count_targets(example, numbers))
         if self.padding_free:
             rows = [torch.cat(rows)]
         target_items = pad(rows, padding_value=0, padding_side="right", pad_to_multiple_of=self.pad_to_multiple_of)
         output["target_items"] = target_items
         for column in REWARD_COLUMNS:
             if column in examples[0]:
-                output[column] = [value for example in examples for value in self._per_target(example, column)]
+                pairs = zip(examples, counts, strict=True)
+                output[column] = [value for example, n in pairs if n for value in self._per_target(example, column)]
         return output
 
     def _row_targets(self, example: dict[str, Any]) -> list[int]:
@@ -88,7 +92,10 @@ class DataCollatorForItemCompletion(DataCollatorForLanguageModeling):
     @staticmethod
     def _count_targets(example: dict[str, Any], numbers: torch.Tensor) -> int:
         items = as_list(example.get("item"))
-        return len(items) if isinstance(items, list) else max(int(numbers.abs().max()), 1)
+        if isinstance(items, list):
+            return len(items)
+        is_text = "item" in example and items is None and not numbers.any()
+        return 0 if is_text else max(int(numbers.abs().max()), 1)
 
     @classmethod
     def _per_target(cls, example: dict[str, Any], column: str) -> list[Any]:

@@ -16,7 +16,7 @@ from transformers import TrainingArguments
 from trl import SFTConfig, SFTTrainer
 
 from ..items.item_trie import ItemTrie
-from ..rewards.rewards import RewardFunc, check_reward_func
+from ..rewards.rewards import RewardFunc
 from ._trl import (
     DataCollatorForLanguageModeling,
     get_dataset_column_names,
@@ -34,9 +34,10 @@ from .data_collator import REWARD_COLUMNS, DataCollatorForItemCompletion
 from .ilrec_config import ILRecConfig
 from .ilrec_loss import ILRecLoss, TargetPositions
 from .model_card import add_ilrec_section
-from .refusals import refuse_incomplete_arguments, refuse_unsupported
+from .refusals import refuse_incomplete_arguments, refuse_unsupported, refuse_without_items
 from .target_items import TargetMarker
 from .target_packing import pack_with_targets
+from .target_rewards import score_targets, try_reward_func
 
 
 class _LastOutput:
@@ -148,14 +149,9 @@ class ILRecTrainer(SFTTrainer):
             vocab_size=len(self._tokenizer),
             pad_token_id=self._tokenizer.pad_token_id,
         )
-        self._try_reward_func()
-        self._bind_recommendation_callbacks()
-
-    def _try_reward_func(self) -> None:
-        """Score the first row, so that what the loss could not use is refused before training starts."""
         if self.crr_weight > 0:
-            histories, others = _split_history(self.data_collator([next(iter(self.train_dataset))]))
-            check_reward_func(self.reward_func, self.item_trie, histories, **others)
+            try_reward_func(self.reward_func, item_trie, self.train_dataset, self.data_collator)
+        self._bind_recommendation_callbacks()
 
     def _bind_recommendation_callbacks(self) -> None:
         """Recommendation metrics are computed first, so that callbacks which read them (early stopping) find them."""
@@ -176,6 +172,8 @@ class ILRecTrainer(SFTTrainer):
                 f"`reward_func` scores items given a user's history, but the {dataset_name} data set has no `history` "
                 f"column (columns: {sorted(columns)}). Add `history`, a list of item ids, or leave `reward_func` out."
             )
+        if self.item_trie is not None:
+            refuse_without_items(dataset, columns, dataset_name)
         # First tokenize every row, whole and in order, so that a row can be refused by its number
         whole = copy.copy(args)
         whole.max_length, whole.shuffle_dataset = None, False
@@ -224,7 +222,9 @@ class ILRecTrainer(SFTTrainer):
         recorder = _LastOutput(model, targets.mask, self.model.training)
         result = super().compute_loss(recorder, inputs, return_outputs, num_items_in_batch)
         output = recorder.output
-        scores = self._item_scores(columns, output.logits.device) if self.crr_weight > 0 else None  # (T, I)
+        scores = None
+        if self.crr_weight > 0:
+            scores = score_targets(self.reward_func, columns, len(self.item_trie), output.logits.device)  # (T, I)
         terms, values = self.ilrec_loss(output.logits, output.layer_logits, targets, scores)  # (N,)
         for index, layer in zip(self.intermediate_layers, output.layer_logits, strict=True):
             values[f"top1_layer_{index}"] = layer.argmax(-1) == targets.target_ids.to(layer.device)
@@ -237,12 +237,6 @@ class ILRecTrainer(SFTTrainer):
         if return_outputs:
             return result[0] + extra, result[1]
         return result + extra
-
-    def _item_scores(self, columns: dict[str, list], device: torch.device) -> Tensor:
-        """Scores of every item for every target item of the batch, `(T, I)`."""
-        histories, others = _split_history(columns)
-        with torch.no_grad():
-            return self.reward_func(histories, **others).to(device)
 
     def _record(self, values: dict[str, Tensor], positions: int) -> None:
         """Add this batch, of all processes, to the sums behind the logged metrics; kept on the device."""
@@ -274,14 +268,3 @@ class ILRecTrainer(SFTTrainer):
             in_force = ("cpo_beta", "crr_weight", "intermediate_layers")
             settings.update({name: getattr(self, name) for name in in_force})
             add_ilrec_section(f"{self.args.output_dir}/README.md", settings, self.state.log_history)
-
-
-def _split_history(columns: dict[str, Any]) -> tuple[list, dict[str, list]]:
-    """The histories of a batch's target items, and the other columns that reward functions are given."""
-    if "history" not in columns:
-        raise ValueError(
-            "`reward_func` needs the `history` of each target item, but the batch has none. Use "
-            "`DataCollatorForItemCompletion` and a data set with a `history` column."
-        )
-    others = {name: columns[name] for name in REWARD_COLUMNS if name in columns and name != "history"}
-    return columns["history"], others

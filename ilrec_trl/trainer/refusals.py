@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from datasets import Dataset, IterableDataset
+
 from ..items.item_trie import ItemTrie
 from ._trl import DataCollatorForLanguageModeling
 from .data_collator import DataCollatorForItemCompletion
@@ -32,6 +34,17 @@ def refuse_incomplete_arguments(args: ILRecConfig, item_trie: Any, reward_func: 
             "Packing joins rows and drops the `history` column that `reward_func` reads. Set `packing=False` (and "
             "`eval_packing=False`), or set `crr_weight=0` to train with CPO and CPD alone."
         )
+
+
+def refuse_without_items(dataset: Dataset | IterableDataset, columns: list[str], dataset_name: str) -> None:
+    """A column `item` that is empty in every row, of which nothing but cross-entropy would be left."""
+    if dataset_name == "train" and "item" in columns and isinstance(dataset, Dataset):
+        if len(dataset) and all(item is None for item in dataset["item"]):
+            raise ValueError(
+                f"`item` is None in all {len(dataset)} rows of the train data set, which marks their completions as "
+                "plain text: there is no target item to learn. Give the ids of the items, leave the column out so "
+                "that items are found in the completions, or train with SFTTrainer."
+            )
 
 
 def refuse_unsupported(trainer: Any) -> None:

@@ -36,7 +36,7 @@ class TargetMarker:
         truncation_mode (`str`, *optional*, defaults to `"keep_start"`):
             Which end of a long row is kept.
         needs_history (`bool`, *optional*, defaults to `False`):
-            Whether a reward function reads the histories, so that none may be empty.
+            Whether a reward function reads the histories, so that none may be empty. `None` asks for no reward.
     """
 
     tokenizer: PreTrainedTokenizerBase
@@ -51,7 +51,8 @@ class TargetMarker:
         """
         Returns:
             `dict` with `target_items`: one number a token that truncation leaves, see
-            [`DataCollatorForItemCompletion`].
+            [`DataCollatorForItemCompletion`]. All are 0 where there is a trie and the row's `item` is `None`: such a
+            row is plain text, and takes part in cross-entropy alone.
 
         Raises:
             `ValueError`: where a target is cut by truncation, the completion is no item of the trie or not the row's
@@ -59,8 +60,10 @@ class TargetMarker:
         """
         example = {name: as_list(value) for name, value in example.items()}
         row = f"{self.dataset_name} row {index}"
+        # An explicit None: a completion that is no item, such as an item's description
+        is_text = self.item_trie is not None and "item" in example and example["item"] is None
         if self.item_trie is not None:
-            self._check_items(example, row)
+            self._check_items(example, row, is_text)
         completion = _completion_positions(example)
         if not completion:
             raise ValueError(
@@ -69,20 +72,21 @@ class TargetMarker:
             )
         self._check_truncation(example, completion, row)
         numbers = [0] * len(example["input_ids"])
-        for position, number in self._number(example, completion, row):
+        for position, number in [] if is_text else self._number(example, completion, row):
             numbers[position] = number
         if self.max_length is not None:
             keep_end = self.truncation_mode == "keep_end"
             numbers = numbers[-self.max_length :] if keep_end else numbers[: self.max_length]
         return {"target_items": numbers}
 
-    def _check_items(self, example: dict[str, Any], row: str) -> None:
-        if self.needs_history and not example.get("history"):
+    def _check_items(self, example: dict[str, Any], row: str, is_text: bool) -> None:
+        history = example.get("history")
+        if self.needs_history and not is_text and history is not None and not history:
             raise ValueError(
-                f"{row}: the history is {example.get('history')!r}, but `reward_func` scores items given one. Remove "
-                "the row, or leave `reward_func` out."
+                f"{row}: the history is {history!r}, but `reward_func` scores items given one. Remove the row, set "
+                "its `history` to None to train it without rewards, or leave `reward_func` out."
             )
-        unknown = [item for item in example.get("history") or [] if item not in self.item_trie]
+        unknown = [item for item in history or [] if item not in self.item_trie]
         if unknown:
             raise ValueError(
                 f"{row}: the history holds {unknown[0]!r} ({type(unknown[0]).__name__}), which is not an item of "

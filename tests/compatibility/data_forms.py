@@ -51,6 +51,11 @@ def as_sequence(row):
     return {"prompt": texts[0], "completion": "".join(texts[1:]), "history": items[:1], "item": items[1:]}
 
 
+def as_text_of_every_other_user(row):
+    """Every other completion is marked as plain text, which is no target."""
+    return {**row, "item": None} if int(row["user"][1:]) % 2 else row
+
+
 def tokens_alone(row):
     return {"input_ids": as_tokens(row)["input_ids"]}
 

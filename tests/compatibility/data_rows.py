@@ -9,6 +9,7 @@ from .data_forms import (
     as_sequence,
     as_sharegpt,
     as_text,
+    as_text_of_every_other_user,
     as_tokens,
     batched_top1,
     evaluated,
@@ -46,6 +47,12 @@ def rows():
             "several targets a row",
             "`item` as a list: each target sees the history before it.",
             arguments=train_on(as_sequence),
+        ),
+        Row(
+            AREA,
+            "text among items",
+            "`item` as `None`: a completion that is no item, learnt by cross-entropy alone.",
+            arguments=train_on(as_text_of_every_other_user),
         ),
         Row(
             AREA,

@@ -46,7 +46,7 @@ def assert_one_trajectory(got, expected, tolerance=1e-4):
     assert got["weights"] == pytest.approx(expected["weights"], rel=tolerance, abs=tolerance)
 
 
-@pytest.mark.parametrize("case", ["ilrec 1 step", "ilrec 2 steps", "lora reentrant"])
+@pytest.mark.parametrize("case", ["ilrec 1 step", "ilrec 2 steps", "text rows", "lora reentrant"])
 def test_data_parallel_is_one_trajectory(case, one, two):
     assert two["ddp"][case]["wrapper"] == "DistributedDataParallel"
     assert_one_trajectory(two["ddp"][case], one[case])

@@ -17,7 +17,7 @@ from trl import SFTTrainer
 
 from ilrec_trl.trainer.ilrec_trainer import ILRecTrainer
 
-from .data_forms import as_sequence
+from .data_forms import as_sequence, as_text_of_every_other_user
 from .peft_rows import lora
 from .workbench import ALMOST_ZERO, ZERO, dataset, make_trainer, with_rewards
 
@@ -61,6 +61,12 @@ def data_parallel(processes):
             ILRecTrainer,
             settings(processes, 1, **own, **ALMOST_ZERO),
             {**data, **with_rewards()},
+        ),
+        # One row a micro-batch: often one process has a target and the other none
+        "text rows": (
+            ILRecTrainer,
+            settings(processes, 4, **averaged),
+            {"train_dataset": dataset(as_text_of_every_other_user), **with_rewards()},
         ),
         "lora reentrant": (
             ILRecTrainer,

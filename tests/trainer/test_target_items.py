@@ -122,12 +122,24 @@ def test_truncation_shortens_the_numbers_of_an_unlabelled_tail(tokenizer, fixed)
     assert mark(tokenizer, fixed, example, max_length=6) == [0, 0, 1, 1, -1, 0]
 
 
-@pytest.mark.parametrize("history", [[], None])
-def test_an_empty_history_is_refused_where_rewards_need_one(history, tokenizer, fixed):
-    example = row([7, 10], [6, 11, 1], history=history)
+def test_an_empty_history_is_refused_where_rewards_need_one(tokenizer, fixed):
+    example = row([7, 10], [6, 11, 1], history=[], item="b")
     assert mark(tokenizer, fixed, example) == [0, 0, 1, 1, -1]
-    with pytest.raises(ValueError, match="train row 0: the history is .*`reward_func` scores items given one"):
+    with pytest.raises(ValueError, match=r"train row 0: the history is \[\].*set its `history` to None"):
         mark(tokenizer, fixed, example, needs_history=True)
+    assert mark(tokenizer, fixed, {**example, "history": None}, needs_history=True) == [0, 0, 1, 1, -1]
+
+
+def test_a_completion_that_is_marked_as_text_holds_no_target(tokenizer, fixed):
+    text = row([7, 10], [15, 9, 6, 11, 1], item=None, history=["a"])
+    assert mark(tokenizer, fixed, text, needs_history=True) == [0] * 7
+    assert mark(tokenizer, fixed, text, templated=True) == [0] * 7
+    with pytest.raises(ValueError, match="train row 0: the history holds 'ghost'"):
+        mark(tokenizer, fixed, {**text, "history": ["ghost"]})
+    with pytest.raises(ValueError, match="`max_length=6`.*at least 7"):
+        mark(tokenizer, fixed, text, max_length=6)
+    # Without a catalogue `item` may be anything, and the completion is the target
+    assert mark(tokenizer, None, text) == [0, 0, 1, 1, 1, 1, -1]
 
 
 def test_text_of_the_template_before_the_item_is_warned_of(tokenizer, fixed, monkeypatch):
