@@ -16,8 +16,9 @@ if TYPE_CHECKING:
     from .data.interactions import Interactions
     from .data.prompts import next_item_dataset, sequence_dataset
     from .data.synthetic import generate_store
-    from .evaluation.evaluator import RecommendationCallback, RecommendationEvaluator
+    from .evaluation.evaluator import RecommendationEvaluator
     from .evaluation.recommend import ItemTrieLogitsProcessor, rank_items, recommend
+    from .evaluation.recommendation_callback import RecommendationCallback
     from .items.item_catalog import ItemCatalog
     from .items.item_trie import ItemTrie
     from .rewards.rewards import RewardFunc, SASRecReward, ScoreMatrixReward
@@ -59,7 +60,7 @@ _MODULES = {
     "ItemCatalog": ".items.item_catalog",
     "ItemTrie": ".items.item_trie",
     "ItemTrieLogitsProcessor": ".evaluation.recommend",
-    "RecommendationCallback": ".evaluation.evaluator",
+    "RecommendationCallback": ".evaluation.recommendation_callback",
     "RecommendationEvaluator": ".evaluation.evaluator",
     "RewardFunc": ".rewards.rewards",
     "SASRecConfig": ".rewards.sasrec",

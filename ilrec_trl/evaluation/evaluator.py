@@ -1,32 +1,32 @@
-"""Full-ranking evaluation of a language model, by itself or during training."""
+"""Full-ranking evaluation of a language model, on one process or several."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from transformers import TrainerCallback
 
+from .fingerprints import json_fingerprint, model_fingerprint, tokenizer_fingerprint, trie_fingerprint
+from .finished_users import FinishedUsers, Ranks
 from .metrics import metric_values, standard_error
-from .recommend import recommend
+from .process_group import from_first, gather, has_sharded_weights, process_rank
+from .recommend import rank_items, recommend
+from .target_ranks import ranks_by_scores, ranks_in_lists
 
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from datasets import Dataset
-    from transformers import (
-        PreTrainedModel,
-        PreTrainedTokenizerBase,
-        Trainer,
-        TrainerControl,
-        TrainerState,
-        TrainingArguments,
-    )
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
     from ..items.item_trie import ItemTrie
+
+# At most so much is lost when a process is killed.
+BATCHES_A_FILE = 8
 
 
 @dataclass(frozen=True)
@@ -49,8 +49,12 @@ class UserRanks:
 
 class RecommendationEvaluator:
     """
-    Ranks the whole catalogue for every user of a data set by constrained beam search and measures where the targets
-    come. No user is dropped: a target beyond the beams counts as not found, whatever the batch size.
+    Ranks the whole catalogue for every user of a data set and measures where the targets come. No user is dropped: a
+    target beyond the beams counts as not found, whatever the batch size.
+
+    Under several processes (`torchrun`, `accelerate launch`) each ranks a part of the batches and all return the same
+    figures, bit for bit those of one process. Every process must call the evaluator. Where each holds a part of the
+    weights only (FSDP2), all rank every user together, which is right but no faster.
 
     Args:
         dataset ([`~datasets.Dataset`]):
@@ -60,6 +64,9 @@ class RecommendationEvaluator:
             The catalogue.
         k (`tuple[int, ...]`, *optional*, defaults to `(1, 5, 10)`):
             Cut-offs of Hit@K and NDCG@K.
+        ranking (`"beam"` or `"exact"`, *optional*, defaults to `"beam"`):
+            Constrained beam search ([`recommend`]), or the score of every item ([`rank_items`]), which costs more and
+            finds every target.
         num_beams (`int`, *optional*, defaults to `20`):
             Beams of the search, at least the largest cut-off. MRR counts within the beams.
         batch_size (`int`, *optional*, defaults to `64`):
@@ -68,13 +75,13 @@ class RecommendationEvaluator:
             Do not recommend items of the user's history. A target that is itself in the history then counts as not
             found.
         progress (`bool`, *optional*, defaults to `False`):
-            Show a progress bar.
+            Show a progress bar of process 0's part.
         chat_template_kwargs (`dict`, *optional*):
             As in [`recommend`].
 
     Raises:
-        `ValueError`: for a missing column, an empty data set, a target outside the catalogue, or fewer beams than the
-            largest cut-off; each with the remedy.
+        `ValueError`: for a missing column, an empty data set, a target outside the catalogue, an unknown ranking, a
+            batch of no users, or fewer beams than the largest cut-off; each with the remedy.
 
     Example:
 
@@ -95,29 +102,23 @@ class RecommendationEvaluator:
         item_trie: ItemTrie,
         *,
         k: Sequence[int] = (1, 5, 10),
+        ranking: Literal["beam", "exact"] = "beam",
         num_beams: int = 20,
         batch_size: int = 64,
         exclude_history: bool = False,
         progress: bool = False,
         chat_template_kwargs: dict[str, Any] | None = None,
     ) -> None:
-        needed = {"prompt", "item"} | ({"history"} if exclude_history else set())
-        if missing := needed - set(dataset.column_names):
-            raise ValueError(
-                f"the data set has columns {dataset.column_names}, but evaluation needs {sorted(missing)} as well; "
-                "build it with `next_item_dataset`"
-            )
-        if len(dataset) and isinstance(dataset[0]["item"], list):
-            raise ValueError(
-                f"`item` of the first row is a list of {len(dataset[0]['item'])} ids, but a row to evaluate asks for "
-                "one item; build the data set with `next_item_dataset`"
-            )
-        if not len(dataset):
-            raise ValueError("the data set has no row, so there is no user to evaluate")
-        if num_beams < max(k):
+        _check_dataset(dataset, exclude_history)
+        if ranking not in ("beam", "exact"):
+            raise ValueError(f"got ranking={ranking!r}; expected 'beam' or 'exact'")
+        if ranking == "beam" and num_beams < max(k):
             raise ValueError(f"got num_beams={num_beams} for k={tuple(k)}; use at least {max(k)} beams")
+        if batch_size < 1:
+            raise ValueError(f"got batch_size={batch_size}; expected at least 1 user a batch")
         self.item_trie = item_trie
         self.k = tuple(k)
+        self.ranking = ranking
         self.num_beams = num_beams
         self.batch_size = batch_size
         self.exclude_history = exclude_history
@@ -130,106 +131,155 @@ class RecommendationEvaluator:
         self.leaves = item_trie.leaf_of(self.items).tolist()
         self.last_ranks: UserRanks | None = None
         self.standard_errors: dict[str, float] = {}
-        # Prompts of like length share a batch, so that little of it is padding.
-        self.order = sorted(range(len(self.prompts)), key=lambda row: _length(self.prompts[row]))
+        # Prompts of like length share a batch, so that little of it is padding; the longest come first, so that memory
+        # runs out early or never.
+        order = sorted(range(len(self.prompts)), key=lambda row: -_length(self.prompts[row]))
+        self.batches = [order[first : first + batch_size] for first in range(0, len(order), batch_size)]
 
-    def __call__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> dict[str, float]:
+    def __call__(
+        self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, *, resume_dir: str | Path | None = None
+    ) -> dict[str, float]:
         """
         Rank for every user.
+
+        Args:
+            model ([`~transformers.PreTrainedModel`]):
+                Causal language model, the same on every process.
+            tokenizer ([`~transformers.PreTrainedTokenizerBase`]):
+                Its tokenizer.
+            resume_dir (`str` or `Path`, *optional*):
+                Folder that receives the ranks of finished users, every few batches. An evaluation that was killed goes
+                on from it, with any number of processes, and ends with the figures of one that was not.
 
         Returns:
             `dict[str, float]`: `hit@k` and `ndcg@k` for each cut-off and `mrr`, means over users. Standard errors are
             then in `standard_errors`, the ranks in `last_ranks`.
-        """
-        from tqdm.auto import tqdm
 
-        starts, ties = np.full(len(self.items), math.inf), np.ones(len(self.items), dtype=np.int64)  # (U,), (U,)
-        with tqdm(total=len(self.order), desc="users", unit="user", disable=not self.progress) as bar:
-            for first in range(0, len(self.order), self.batch_size):
-                rows = self.order[first : first + self.batch_size]
-                for row, ranked in zip(rows, self._recommend(model, tokenizer, rows), strict=True):
-                    starts[row], ties[row] = self._rank(row, ranked)
-                bar.update(len(rows))
+        Raises:
+            `ValueError`: where `resume_dir` holds the ranks of another evaluation, or the processes differ in model,
+                tokenizer, data set, catalogue or settings.
+            `NotImplementedError`: for weights sharded by FSDP1 or ZeRO-3.
+        """
+        ranks = self._all_ranks(model, tokenizer, resume_dir)
+        starts = np.array([ranks[row][0] for row in range(len(self.items))], dtype=np.float64)  # (U,)
+        ties = np.array([ranks[row][1] for row in range(len(self.items))], dtype=np.int64)  # (U,)
         self.last_ranks = UserRanks(self.users, self.items, starts, ties)
         values = metric_values(starts, ties, self.k)
         self.standard_errors = {name: standard_error(each) for name, each in values.items()}
         return {name: float(each.mean()) for name, each in values.items()}
 
-    def _recommend(
+    def _all_ranks(
+        self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, resume_dir: str | Path | None
+    ) -> Ranks:
+        """Ranks of every row: those on disk, this process's and the others'."""
+        rank, processes = process_rank()
+        sharded = has_sharded_weights(model)
+        finished: Ranks = {}
+        store = None
+        if processes > 1 or resume_dir is not None:
+            about = self._about(model, tokenizer, sharded)
+        if resume_dir is not None:
+            store = FinishedUsers(resume_dir, about)
+            finished = from_first(store.load)
+        # Whole batches: each user then has the companions, and so the rounding, of a single process.
+        left = [rows for rows in self.batches if not finished.keys() >= set(rows)]
+        own = left if sharded else left[rank::processes]
+        for part in gather(self._rank_batches(model, tokenizer, own, store if rank == 0 or not sharded else None)):
+            finished |= part
+        return finished
+
+    def _rank_batches(
+        self,
+        model: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
+        batches: list[list[int]],
+        store: FinishedUsers | None,
+    ) -> Ranks:
+        """Ranks of the rows of some batches, also written to `store`."""
+        from tqdm.auto import tqdm
+
+        ranks: Ranks = {}
+        unsaved: Ranks = {}
+        silent = not self.progress or process_rank()[0] > 0
+        try:
+            with tqdm(total=sum(map(len, batches)), desc="users", unit="user", disable=silent) as bar:
+                for number, rows in enumerate(batches, 1):
+                    found = dict(zip(rows, self._rank(model, tokenizer, rows), strict=True))
+                    ranks |= found
+                    unsaved |= found
+                    if store is not None and number % BATCHES_A_FILE == 0:
+                        store.add(unsaved)
+                        unsaved = {}
+                    bar.update(len(rows))
+        finally:
+            # Also where memory runs out or the user interrupts.
+            if store is not None and unsaved:
+                store.add(unsaved)
+        return ranks
+
+    def _rank(
         self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, rows: list[int]
-    ) -> list[list[tuple[Any, float]]]:
+    ) -> list[tuple[float, int]]:
+        """First rank and number of ties of each row's target."""
+        prompts = [self.prompts[row] for row in rows]
+        histories = None if self.histories is None else [self.histories[row] for row in rows]
+        targets = [self.items[row] for row in rows]
+        if self.ranking == "exact":
+            scores = rank_items(
+                model, tokenizer, prompts, self.item_trie, chat_template_kwargs=self.chat_template_kwargs
+            )
+            return ranks_by_scores(scores, targets, self.item_trie, histories)
         num_beams = min(self.num_beams, len(self.item_trie))
-        return recommend(
+        lists = recommend(
             model,
             tokenizer,
-            [self.prompts[row] for row in rows],
+            prompts,
             self.item_trie,
             top_k=num_beams,
             num_beams=num_beams,
-            exclude=None if self.histories is None else [self.histories[row] for row in rows],
+            exclude=histories,
             batch_size=len(rows),
             chat_template_kwargs=self.chat_template_kwargs,
         )
+        return ranks_in_lists(lists, targets, self.item_trie, histories)
 
-    def _rank(self, row: int, ranked: list[tuple[Any, float]]) -> tuple[float, int]:
-        """First rank and number of ties of a row's target."""
-        target = self.items[row]
-        excluded = set(self.histories[row]) if self.histories is not None else set()
-        leaf = self.leaves[row]
-        place = set(self.item_trie.items_below(leaf)) - excluded
-        if target not in place:
-            return math.inf, 1
-        start = next((rank for rank, (item, _) in enumerate(ranked, 1) if item in place), math.inf)
-        return start, len(place)
+    def _about(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, sharded: bool) -> dict[str, str]:
+        """Fingerprints of this evaluation, which every process must share."""
+        settings = [self.ranking, self.num_beams, self.batch_size, self.exclude_history, self.chat_template_kwargs]
+        own = {
+            "model": model_fingerprint(model),
+            "tokenizer": tokenizer_fingerprint(tokenizer),
+            "data set": json_fingerprint([self.prompts, self.items, self.histories, self.users]),
+            "catalogue": trie_fingerprint(self.item_trie),
+            "settings": json_fingerprint(settings),
+        }
+        every = gather(own)
+        if sharded:
+            # Each process has weights of its own.
+            whole = json_fingerprint([about["model"] for about in every])
+            every = [about | {"model": whole} for about in every]
+        if others := sorted({name for about in every for name in own if about[name] != every[0][name]}):
+            raise ValueError(
+                f"the processes differ in {', '.join(others)}, so they cannot share an evaluation; give every process "
+                "the same"
+            )
+        return every[0]
 
 
-class RecommendationCallback(TrainerCallback):
-    """
-    Adds Hit@K, NDCG@K and MRR to every evaluation during training, so that `eval_ndcg@10` can serve as
-    `metric_for_best_model` and for early stopping.
-
-    [`ILRecTrainer`] moves it before callbacks that read the metrics. With another trainer, list it before
-    `EarlyStoppingCallback`.
-
-    Args:
-        evaluator ([`RecommendationEvaluator`]):
-            Usually over the validation split.
-        metric_key_prefix (`str`, *optional*, defaults to `"eval"`):
-            Names become `{prefix}_hit@10` and so on.
-
-    Example:
-
-    ```python
-    args = ILRecConfig(eval_strategy="epoch", save_strategy="epoch", load_best_model_at_end=True,
-                       metric_for_best_model="eval_ndcg@10", ...)
-    evaluator = RecommendationEvaluator(next_item_dataset(splits.validation, catalog), item_trie)
-    trainer = ILRecTrainer(model, args, train_dataset=..., eval_dataset=..., item_trie=item_trie,
-                           callbacks=[RecommendationCallback(evaluator)])
-    ```
-    """
-
-    def __init__(self, evaluator: RecommendationEvaluator, metric_key_prefix: str = "eval") -> None:
-        self.evaluator = evaluator
-        self.metric_key_prefix = metric_key_prefix
-        self.trainer: Trainer | None = None
-
-    def on_evaluate(
-        self,
-        args: TrainingArguments,
-        state: TrainerState,
-        control: TrainerControl,
-        metrics: dict[str, float] | None = None,
-        **kwargs: Any,
-    ) -> None:
-        figures = self.evaluator(kwargs["model"], kwargs["processing_class"])
-        found = {f"{self.metric_key_prefix}_{name}": value for name, value in figures.items()}
-        if metrics is not None:
-            metrics.update(found)
-        # The evaluation's own figures were logged before callbacks run.
-        if self.trainer is not None:
-            self.trainer.log(found)
-        elif state.is_world_process_zero:
-            state.log_history.append({**found, "step": state.global_step, "epoch": state.epoch})
+def _check_dataset(dataset: Dataset, exclude_history: bool) -> None:
+    needed = {"prompt", "item"} | ({"history"} if exclude_history else set())
+    if missing := needed - set(dataset.column_names):
+        raise ValueError(
+            f"the data set has columns {dataset.column_names}, but evaluation needs {sorted(missing)} as well; "
+            "build it with `next_item_dataset`"
+        )
+    if not len(dataset):
+        raise ValueError("the data set has no row, so there is no user to evaluate")
+    if isinstance(dataset[0]["item"], list):
+        raise ValueError(
+            f"`item` of the first row is a list of {len(dataset[0]['item'])} ids, but a row to evaluate asks for "
+            "one item; build the data set with `next_item_dataset`"
+        )
 
 
 def _length(prompt: str | list[dict[str, str]]) -> int:

@@ -13,7 +13,7 @@ import torch
 from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM, set_seed
 from trl import SFTConfig, SFTTrainer
 
-from ..evaluation.evaluator import RecommendationCallback
+from ..evaluation.recommendation_callback import RecommendationCallback
 from ..trainer.ilrec_config import ILRecConfig
 from ..trainer.ilrec_trainer import ILRecTrainer
 from .environment import default_device

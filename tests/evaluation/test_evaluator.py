@@ -6,30 +6,22 @@ import numpy as np
 import pytest
 import torch
 from datasets import Dataset
-from transformers import EarlyStoppingCallback, LlamaConfig, LlamaForCausalLM, TrainerControl, TrainerState
+from transformers import EarlyStoppingCallback, TrainerControl, TrainerState
 from trl import SFTConfig, SFTTrainer
 
-from ilrec_trl.evaluation.evaluator import RecommendationCallback, RecommendationEvaluator
+from ilrec_trl.evaluation.evaluator import RecommendationEvaluator
 from ilrec_trl.evaluation.recommend import rank_items
-from ilrec_trl.items.item_catalog import ItemCatalog
+from ilrec_trl.evaluation.recommendation_callback import RecommendationCallback
+from ilrec_trl.evaluation.target_ranks import ranks_by_scores
 from ilrec_trl.items.item_trie import ItemTrie
 from tests.references import naive_expected_metrics
 
-
-# "d" and "e" share a semantic ID.
-SEMANTIC_IDS = {
-    "a": ["<x_0>", "<y_0>"],
-    "b": ["<x_0>", "<y_1>"],
-    "c": ["<x_1>", "<y_0>"],
-    "d": ["<x_1>", "<y_1>"],
-    "e": ["<x_1>", "<y_1>"],
-    "f": ["<x_2>", "<y_2>"],
-}
+from .small_store import make_catalog, make_dataset, make_model, questions
 
 
 @pytest.fixture(scope="module")
 def catalog():
-    return ItemCatalog.from_semantic_ids(SEMANTIC_IDS)
+    return make_catalog()
 
 
 @pytest.fixture(scope="module")
@@ -44,40 +36,12 @@ def item_trie(catalog, tokenizer):
 
 @pytest.fixture(scope="module")
 def model(tokenizer):
-    torch.manual_seed(0)
-    config = LlamaConfig(
-        vocab_size=len(tokenizer),
-        hidden_size=16,
-        intermediate_size=32,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        max_position_embeddings=32,
-        initializer_range=0.5,  # probabilities that differ well, so that ranks are no matter of rounding
-        pad_token_id=tokenizer.pad_token_id,
-        eos_token_id=tokenizer.eos_token_id,
-        bos_token_id=None,
-    )
-    return LlamaForCausalLM(config)
-
-
-def questions(catalog, histories, targets):
-    prompts = ["".join(catalog.text(item) for item in history) for history in histories]
-    return Dataset.from_dict(
-        {
-            "prompt": prompts,
-            "completion": [catalog.text(target) for target in targets],
-            "history": histories,
-            "item": targets,
-            "user": [f"user {row}" for row in range(len(targets))],
-        }
-    )
+    return make_model(tokenizer)
 
 
 @pytest.fixture(scope="module")
 def dataset(catalog):
-    items = list(SEMANTIC_IDS)
-    histories = [[items[row % 6]] * (1 + row % 3) + [items[(row * 5 + 1) % 6]] for row in range(18)]
-    return questions(catalog, histories, [items[(row * 7 + 2) % 6] for row in range(18)])
+    return make_dataset(catalog, 18)
 
 
 def exact_ranks(model, tokenizer, dataset, item_trie, exclude_history=False):
@@ -98,9 +62,10 @@ def exact_ranks(model, tokenizer, dataset, item_trie, exclude_history=False):
 
 @pytest.mark.parametrize("batch_size", [1, 4, 64])
 @pytest.mark.parametrize("exclude_history", [False, True])
-def test_evaluator_equals_exact_ranking(model, tokenizer, dataset, item_trie, batch_size, exclude_history):
+@pytest.mark.parametrize("ranking", [{"num_beams": 6}, {"ranking": "exact", "num_beams": 1}], ids=["beam", "exact"])
+def test_evaluator_equals_exact_ranking(model, tokenizer, dataset, item_trie, batch_size, exclude_history, ranking):
     evaluator = RecommendationEvaluator(
-        dataset, item_trie, k=(1, 5), num_beams=6, batch_size=batch_size, exclude_history=exclude_history
+        dataset, item_trie, k=(1, 5), batch_size=batch_size, exclude_history=exclude_history, **ranking
     )
     metrics = evaluator(model, tokenizer)
     starts, ties = exact_ranks(model, tokenizer, dataset, item_trie, exclude_history)
@@ -153,11 +118,38 @@ def test_the_model_stays_in_training_mode(model, tokenizer, dataset, item_trie):
         (lambda data: data.select([]), {}, "no row"),
         (lambda data: data, {"k": (1, 50)}, "got num_beams=20 for k=.*use at least 50 beams"),
         (lambda data: data.map(lambda row: {"item": "zither"}), {}, "zither"),
+        (lambda data: data, {"ranking": "full"}, "got ranking='full'; expected 'beam' or 'exact'"),
+        (lambda data: data, {"batch_size": 0}, "got batch_size=0; expected at least 1 user a batch"),
     ],
 )
 def test_refusals(dataset, item_trie, change, options, message):
     with pytest.raises(ValueError, match=message):
         RecommendationEvaluator(change(dataset), item_trie, **options)
+
+
+def test_where_sequences_score_the_same_the_order_is_that_of_the_trie(item_trie):
+    """By hand: "a" and "c" lead with one score, then "b", then "d" and "e", which share a sequence; "f" is last."""
+    scores = torch.tensor(
+        [[{"a": 0.0, "c": 0.0, "b": -1.0, "f": -9.0}.get(item, -2.0) for item in item_trie.item_ids]]
+    )
+    places = {item: ranks_by_scores(scores, [item], item_trie)[0] for item in "abcdef"}
+    assert places == {"a": (1, 1), "c": (2, 1), "b": (3, 1), "d": (4, 2), "e": (4, 2), "f": (6, 1)}
+    without = {item: ranks_by_scores(scores, [item], item_trie, [["a", "d"]])[0] for item in "abcdef"}
+    assert without == {"a": (math.inf, 1), "c": (1, 1), "b": (2, 1), "d": (math.inf, 1), "e": (3, 1), "f": (4, 1)}
+
+
+@pytest.mark.parametrize(
+    ("module", "parameter", "message"),
+    [
+        (type("FullyShardedDataParallel", (torch.nn.Linear,), {})(1, 1), None, "sharded by FSDP1.*fsdp_version: 2"),
+        (torch.nn.Linear(1, 1), "ds_id", "partitioned by DeepSpeed ZeRO-3.*Use ZeRO-2, DDP or FSDP2"),
+    ],
+)
+def test_weights_that_cannot_be_gathered_are_refused(dataset, item_trie, tokenizer, module, parameter, message):
+    if parameter is not None:
+        setattr(module.weight, parameter, 0)
+    with pytest.raises(NotImplementedError, match=message):
+        RecommendationEvaluator(dataset, item_trie)(torch.nn.Sequential(module), tokenizer)
 
 
 @pytest.fixture

@@ -8,7 +8,8 @@ from datasets import Dataset
 from transformers import EarlyStoppingCallback
 from trl import SFTConfig, SFTTrainer
 
-from ilrec_trl.evaluation.evaluator import RecommendationCallback, RecommendationEvaluator
+from ilrec_trl.evaluation.evaluator import RecommendationEvaluator
+from ilrec_trl.evaluation.recommendation_callback import RecommendationCallback
 from ilrec_trl.items.item_trie import ItemTrie
 from ilrec_trl.trainer._trl import DataCollatorForLanguageModeling
 from ilrec_trl.trainer.ilrec_config import ILRecConfig
