@@ -1,36 +1,49 @@
-"""User histories in time order: loading, cleaning and splitting."""
+"""User histories in time order: holding, cleaning and splitting them as columns."""
 
 from __future__ import annotations
 
-import gzip
-import json
-from bisect import bisect_left
-from collections import Counter
-from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from functools import cached_property, partial
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from .splits import NextItemExample, Splits, UserSequence
+import numpy as np
+
+from .bad_rows import BadRows
+from .cleaning import DropRepeats, core, keep
+from .columns import Columns, check_order, id_column, offsets_of, sorted_codes
+from .saved_interactions import save_columns
+from .splits import LazyRows, Splits, global_time, leave_one_out
 
 
 if TYPE_CHECKING:
     import pandas as pd
+    import pyarrow as pa
+    from datasets import Dataset
 
 
-@dataclass(frozen=True)
 class Interactions:
     """
     Item sequences of users, oldest item first.
 
+    They are held as columns, about a dozen bytes an interaction; lists of strings are made only for what is looked at.
+
     Args:
-        users (`list[str]`): Distinct user ids.
-        sequences (`list[list[str]]`): Item ids of each user in time order; none is empty.
-        timestamps (`list[list[float]]`, *optional*): Times of the same interactions, non-decreasing within a user, in
-            any one unit (seconds when read from dates). Needed by [`~Interactions.global_time`] alone.
+        users (`Sequence[str]`): Distinct user ids.
+        sequences (`Sequence[Sequence[str]]`): Item ids of each user in time order; none is empty.
+        timestamps (`Sequence[Sequence[float]]`, *optional*): Times of the same interactions, non-decreasing within a
+            user, in any one unit (seconds where they were read from dates or from a known format). Needed by
+            [`~Interactions.global_time`], date windows and exact duplicates alone.
+
+    Attributes:
+        columns ([`~data.columns.Columns`]): The arrays behind it: `users`, `items`, `item_codes`, `offsets`, `times`.
+        bad_rows (`BadRows`): What [`~Interactions.load`] left out with `bad_rows="drop"`: `counts` by kind and the
+            line `numbers` of each kind.
 
     Raises:
-        ValueError: For lists of different lengths, repeated users, users without items, or times out of order.
+        ValueError: For lists of different lengths, repeated users, users without items, ids that are neither text nor
+            whole numbers, or times out of order.
 
     Example:
 
@@ -44,33 +57,39 @@ class Interactions:
     ```
     """
 
-    users: list[str]
-    sequences: list[list[str]]
-    timestamps: list[list[float]] | None = None
+    __hash__ = None  # type: ignore[assignment]
 
-    def __post_init__(self) -> None:
-        if len(self.users) != len(self.sequences):
+    def __init__(
+        self,
+        users: Sequence[str],
+        sequences: Sequence[Sequence[str]],
+        timestamps: Sequence[Sequence[float]] | None = None,
+    ) -> None:
+        if len(users) != len(sequences):
+            raise ValueError(f"Got {len(users)} users and {len(sequences)} sequences; expected one sequence a user.")
+        lengths = np.fromiter(map(len, sequences), np.int64, len(sequences))  # (U,)
+        if not lengths.all():
+            empty = np.flatnonzero(lengths == 0)
             raise ValueError(
-                f"Got {len(self.users)} users and {len(self.sequences)} sequences; expected one sequence a user."
+                f"{len(empty)} users have no items, the first is {users[int(empty[0])]!r}; leave such users out."
             )
-        repeated = [user for user, count in Counter(self.users).items() if count > 1]
-        if repeated:
-            raise ValueError(
-                f"User {repeated[0]!r} appears more than once; merge that user's items into one sequence."
-            )
-        empty = [user for user, items in zip(self.users, self.sequences, strict=True) if not items]
-        if empty:
-            raise ValueError(f"{len(empty)} users have no items, the first is {empty[0]!r}; leave such users out.")
-        if self.timestamps is not None:
-            self._check_timestamps(self.timestamps)
+        times = None
+        if timestamps is not None:
+            if list(map(len, timestamps)) != lengths.tolist():
+                raise ValueError("`timestamps` must hold one time for every interaction, user by user.")
+            times = np.fromiter(chain.from_iterable(timestamps), np.float64, int(lengths.sum()))
+        items, codes = sorted_codes(id_column(list(chain.from_iterable(sequences)), "item"))
+        self.columns = Columns(id_column(list(users), "user"), items, codes, offsets_of(lengths), times)
+        check_order(self.columns.users, self.columns.offsets, times)
+        self.bad_rows = BadRows("interactions")
 
-    def _check_timestamps(self, timestamps: list[list[float]]) -> None:
-        if list(map(len, timestamps)) != list(map(len, self.sequences)):
-            raise ValueError("`timestamps` must hold one time for every interaction, user by user.")
-        for user, times in zip(self.users, timestamps, strict=True):
-            # `not <=` instead of `>`: a NaN is refused too.
-            if any(not earlier <= later for earlier, later in zip(times, times[1:], strict=False)):
-                raise ValueError(f"Times of user {user!r} are not in order; sort the user's items by time first.")
+    @classmethod
+    def _from_columns(cls, columns: Columns, bad_rows: BadRows | None = None) -> Interactions:
+        """Columns that are known to fit together."""
+        interactions = cls.__new__(cls)
+        interactions.columns = columns
+        interactions.bad_rows = BadRows("interactions") if bad_rows is None else bad_rows
+        return interactions
 
     @classmethod
     def from_sequences(cls, sequences: Mapping[Any, Iterable[Any]]) -> Interactions:
@@ -78,9 +97,20 @@ class Interactions:
         Take item sequences that are already in time order.
 
         Args:
-            sequences (`Mapping`): `{user: [item, ...]}`. Ids that are not strings become strings.
+            sequences (`Mapping`): `{user: [item, ...]}`. Ids that are whole numbers become strings.
         """
-        return cls([str(user) for user in sequences], [[str(item) for item in items] for items in sequences.values()])
+        return cls(list(sequences), [list(items) for items in sequences.values()])
+
+    @classmethod
+    def load(cls, source: str | Path | pd.DataFrame | Dataset | pa.Table, **options: Any) -> Interactions:
+        """
+        Read interactions from a file, a folder, the Hub, or a table in memory, whatever its format.
+
+        A shorthand for [`load_interactions`], which lists the formats and the options.
+        """
+        from .interaction_files import load_interactions
+
+        return load_interactions(source, **options)
 
     @classmethod
     def from_lc_rec(cls, folder: str | Path) -> Interactions:
@@ -95,23 +125,7 @@ class Interactions:
             FileNotFoundError: If the folder holds no such file.
             ValueError: If it holds several, or the file has another form.
         """
-        folder = Path(folder)
-        patterns = ("inter.json", "inter.json.gz", "*.inter.json", "*.inter.json.gz")
-        found = sorted({path for pattern in patterns for path in folder.glob(pattern)})
-        if not found:
-            raise FileNotFoundError(
-                f"No interactions in {folder}: expected `inter.json` or `<name>.inter.json` (or .gz)."
-            )
-        if len(found) > 1:
-            raise ValueError(
-                f"{folder} holds {', '.join(path.name for path in found)}; expected one; move the others."
-            )
-        opener = gzip.open if found[0].suffix == ".gz" else open
-        with opener(found[0], "rt", encoding="utf-8") as file:
-            sequences = json.load(file)
-        if not isinstance(sequences, dict) or not all(isinstance(items, list) for items in sequences.values()):
-            raise ValueError(f"{found[0]} is not of the form {{user: [item, ...]}}; write one list of items a user.")
-        return cls.from_sequences(sequences)
+        return cls.load(folder, format="lc_rec")
 
     @classmethod
     def from_dataframe(
@@ -129,83 +143,97 @@ class Interactions:
         Raises:
             ValueError: For a missing column, a missing value, or ids read as floats.
         """
-        missing = [column for column in (user, item, timestamp) if column not in frame.columns]
-        if missing:
-            raise ValueError(f"Columns {missing} are not in the table, which has {list(frame.columns)}; name yours.")
-        for column in (user, item, timestamp):
-            if frame[column].isna().any():
-                raise ValueError(f"Column {column!r} has missing values; drop or fill those rows first.")
-        for column in (user, item):
-            if frame[column].dtype.kind == "f":
-                raise ValueError(
-                    f"Ids in {column!r} are floats: 12 would become '12.0'; cast them to int or str first."
-                )
-        times = frame[timestamp]
-        if times.dtype.kind == "M":
-            times = times.to_numpy(dtype="datetime64[ns]").astype("int64") / 1e9
-        grouped: dict[str, list[tuple[float, str]]] = {}
-        for who, what, when in zip(frame[user].tolist(), frame[item].tolist(), list(times), strict=True):
-            grouped.setdefault(str(who), []).append((float(when), str(what)))
-        for events in grouped.values():
-            events.sort(key=lambda event: event[0])
-        return cls(
-            list(grouped),
-            [[what for _, what in events] for events in grouped.values()],
-            [[when for when, _ in events] for events in grouped.values()],
-        )
+        return cls.load(frame, columns={"user": user, "item": item, "time": timestamp})
+
+    def save(self, directory: str | Path) -> None:
+        """
+        Write the columns to a folder, from which [`~Interactions.load`] maps them into memory instead of reading them.
+
+        Args:
+            directory (`str` or `Path`): Made if it does not exist.
+        """
+        save_columns(directory, self.columns)
 
     def __len__(self) -> int:
-        return len(self.users)
+        return len(self.columns.users)
+
+    def __repr__(self) -> str:
+        sizes = f"{len(self)} users, {len(self.columns.items)} items, {self.num_interactions} interactions"
+        return f"Interactions({sizes}, {'without' if self.columns.times is None else 'with'} timestamps)"
+
+    def __eq__(self, other: object) -> bool:
+        return self.columns == other.columns if isinstance(other, Interactions) else NotImplemented
+
+    @cached_property
+    def users(self) -> list[str]:
+        """Distinct user ids, in the order in which they first appeared."""
+        return self.columns.users.to_pylist()  # type: ignore[no-any-return]
 
     @property
     def items(self) -> list[str]:
         """Distinct item ids, sorted."""
-        return sorted({item for items in self.sequences for item in items})
+        return self.columns.names.tolist()  # type: ignore[no-any-return]
+
+    @property
+    def sequences(self) -> Sequence[list[str]]:
+        """Item ids of each user, oldest first; a list is made when it is asked for."""
+        return LazyRows(partial(_sequence, self.columns), range(len(self)))
+
+    @property
+    def timestamps(self) -> Sequence[list[float]] | None:
+        """Times of each user's interactions; a list is made when it is asked for."""
+        return None if self.columns.times is None else LazyRows(partial(_times, self.columns), range(len(self)))
 
     @property
     def num_interactions(self) -> int:
         """Number of user-item pairs in time order, repeats included."""
-        return sum(map(len, self.sequences))
-
-    def _select(self, keep: list[list[int]]) -> Interactions:
-        """Keep the given positions of each user's sequence; users left without any are dropped."""
-        rows = [(row, positions) for row, positions in enumerate(keep) if positions]
-        times = self.timestamps
-        return Interactions(
-            [self.users[row] for row, _ in rows],
-            [[self.sequences[row][position] for position in positions] for row, positions in rows],
-            None if times is None else [[times[row][position] for position in positions] for row, positions in rows],
-        )
+        return len(self.columns.item_codes)
 
     def filter(
         self,
         items: Collection[str] | None = None,
         users: Collection[str] | None = None,
         min_items: int = 1,
-        drop_repeats: bool = False,
+        drop_repeats: DropRepeats = False,
+        start: float | str | None = None,
+        end: float | str | None = None,
+        max_items: int | None = None,
     ) -> Interactions:
         """
         Keep what is named; compare `len` and `num_interactions` with the original to see what went.
+
+        Applied in this order: `items`, `users` and the date window; then `drop_repeats`; then `max_items`; then
+        `min_items`.
 
         Args:
             items (`Collection[str]`, *optional*): Items to keep, for example those that have a title.
             users (`Collection[str]`, *optional*): Users to keep.
             min_items (`int`, *optional*, defaults to `1`): Least number of interactions a user must have, counted
                 after everything else has been removed.
-            drop_repeats (`bool`, *optional*, defaults to `False`): Count an item that directly follows itself once.
+            drop_repeats (`bool` or `str`, *optional*, defaults to `False`): `"consecutive"` (or `True`) counts an item
+                that directly follows itself once; `"exact"` keeps one of the interactions that agree in user, item and
+                time; `"keep_first"` and `"keep_last"` keep one interaction of each user with each item.
+            start (`float` or `str`, *optional*): First moment of the date window, itself inside: a number in the unit
+                of `timestamps`, or an ISO date (midnight UTC unless it says otherwise).
+            end (`float` or `str`, *optional*): First moment after the date window, itself outside.
+            max_items (`int`, *optional*): Keep a user's latest so many interactions.
+
+        Raises:
+            ValueError: For a date window or exact repeats without timestamps, or limits below 1.
         """
-        wanted_items = None if items is None else set(items)
-        wanted_users = None if users is None else set(users)
-        keep = []
-        for user, sequence in zip(self.users, self.sequences, strict=True):
-            positions: list[int] = []
-            if wanted_users is None or user in wanted_users:
-                for position, item in enumerate(sequence):
-                    repeat = drop_repeats and positions and sequence[positions[-1]] == item
-                    if (wanted_items is None or item in wanted_items) and not repeat:
-                        positions.append(position)
-            keep.append(positions if len(positions) >= min_items else [])
-        return self._select(keep)
+        if min_items < 1 or (max_items is not None and max_items < 1):
+            raise ValueError(f"Got min_items={min_items} and max_items={max_items}; expected at least 1.")
+        kept = keep(
+            self.columns,
+            items=items,
+            users=users,
+            min_items=min_items,
+            drop_repeats=drop_repeats,
+            start=start,
+            end=end,
+            max_items=max_items,
+        )
+        return Interactions._from_columns(self.columns.select(kept))
 
     def k_core(self, k: int) -> Interactions:
         """
@@ -217,16 +245,10 @@ class Interactions:
         Raises:
             ValueError: If nothing remains.
         """
-        current = self
-        while True:
-            counts = Counter(item for items in current.sequences for item in items)
-            frequent = {item for item, count in counts.items() if count >= k}
-            smaller = current.filter(items=frequent, min_items=k)
-            if not len(smaller):
-                raise ValueError(f"The {k}-core is empty: no users and items with {k} interactions each; lower k.")
-            if smaller.num_interactions == current.num_interactions:
-                return smaller
-            current = smaller
+        kept = core(self.columns.user_rows(), self.columns.item_codes, k)
+        if not len(kept):
+            raise ValueError(f"The {k}-core is empty: no users and items with {k} interactions each; lower k.")
+        return Interactions._from_columns(self.columns.select(kept))
 
     def leave_one_out(self, short_users: Literal["refuse", "train"] = "refuse") -> Splits:
         """
@@ -240,56 +262,39 @@ class Interactions:
         Raises:
             ValueError: If there are short users and `short_users="refuse"`.
         """
-        short = [user for user, items in zip(self.users, self.sequences, strict=True) if len(items) < 3]
-        if short_users not in ("refuse", "train"):
-            raise ValueError(f'Got short_users={short_users!r}; expected "refuse" or "train".')
-        if short and short_users == "refuse":
-            raise ValueError(
-                f"{len(short)} users have fewer than 3 items, the first is {short[0]!r}; leave-one-out needs one each "
-                "for training, validation and test. Remove them with `.filter(min_items=3)` or pass "
-                'short_users="train".'
-            )
-        splits = Splits([], [], [], users_without_test=short)
-        for user, items in zip(self.users, self.sequences, strict=True):
-            if len(items) < 3:
-                splits.train.append(UserSequence(user, list(items)))
-                continue
-            splits.train.append(UserSequence(user, items[:-2]))
-            splits.validation.append(NextItemExample(user, items[:-2], items[-2]))
-            splits.test.append(NextItemExample(user, items[:-1], items[-1]))
-        return splits
+        return leave_one_out(self.columns, short_users)
 
-    def global_time(self, validation_start: float, test_start: float) -> Splits:
+    def global_time(
+        self,
+        validation_start: float | str | None = None,
+        test_start: float | str | None = None,
+        *,
+        validation_share: float | None = None,
+        test_share: float | None = None,
+    ) -> Splits:
         """
         Split everyone at the same two moments, so that no training interaction is later than a question.
 
-        Every interaction from a moment on is asked, with all of the user's earlier interactions as history.
+        Every interaction from a moment on is asked, with all of the user's earlier interactions as history. Give two
+        moments, or two shares of all interactions; those of one moment stay together, so a share may come out larger.
 
         Args:
-            validation_start (`float`): First moment of validation, in the unit of `timestamps`.
-            test_start (`float`): First moment of test.
+            validation_start (`float` or `str`, *optional*): First moment of validation, in the unit of `timestamps` or
+                as an ISO date (midnight UTC unless it says otherwise).
+            test_start (`float` or `str`, *optional*): First moment of test.
+            validation_share (`float`, *optional*): Share of the interactions in validation, such as 0.1.
+            test_share (`float`, *optional*): Share of the interactions in test, the latest ones.
 
         Raises:
             ValueError: Without timestamps, if the moments are out of order, or if a split would be empty.
         """
-        if self.timestamps is None:
-            raise ValueError("A split by time needs timestamps; load with `Interactions.from_dataframe`.")
-        if not validation_start < test_start:
-            raise ValueError(f"Got validation from {validation_start} and test from {test_start}; test must be later.")
-        splits = Splits([], [], [])
-        for user, items, times in zip(self.users, self.sequences, self.timestamps, strict=True):
-            first, second = bisect_left(times, validation_start), bisect_left(times, test_start)
-            if first:
-                splits.train.append(UserSequence(user, items[:first]))
-            if second == len(items):
-                splits.users_without_test.append(user)
-            for position in range(first, len(items)):
-                asked = splits.validation if position < second else splits.test
-                if position:
-                    asked.append(NextItemExample(user, items[:position], items[position]))
-                else:
-                    splits.without_history.append((user, items[0]))
-        if not (splits.train and splits.validation and splits.test):
-            sizes = len(splits.train), len(splits.validation), len(splits.test)
-            raise ValueError(f"Train, validation and test would have {sizes} entries; choose other moments.")
-        return splits
+        return global_time(self.columns, (validation_start, test_start), (validation_share, test_share))
+
+
+def _sequence(columns: Columns, row: int) -> list[str]:
+    return columns.item_list(columns.offsets[row], columns.offsets[row + 1])
+
+
+def _times(columns: Columns, row: int) -> list[float]:
+    assert columns.times is not None
+    return columns.times[columns.offsets[row] : columns.offsets[row + 1]].tolist()  # type: ignore[no-any-return]

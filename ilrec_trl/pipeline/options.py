@@ -15,10 +15,75 @@ class DataOptions:
     data: str | None = field(
         default=None,
         metadata={
-            "help": "Folder in LC-Rec's format: inter.json, and index.json or item.json (also <name>.inter.json, also "
-            ".gz). Without it a small store is generated."
+            "help": "Interactions: a file, a folder, or with --data_format hub the name of a data set. LC-Rec's and "
+            "MiniOneRec's folders, RecBole's .inter, Amazon's reviews as JSON lines or Parquet, MovieLens, CSV, TSV, "
+            "Parquet, also .gz. Without it a small store is generated."
         },
     )
+    data_format: str | None = field(
+        default=None,
+        metadata={
+            "help": "Format of the interactions, where the names of the files do not tell it: lc_rec, mini_one_rec, "
+            "recbole, movielens, csv, tsv, json_lines, parquet, hub or saved."
+        },
+    )
+    items: str | None = field(
+        default=None,
+        metadata={
+            "help": "Folder of index.json or item.json (also <name>.index.json, also .gz), which names the items. "
+            "Without it they are looked for beside the interactions."
+        },
+    )
+    user_column: str | None = field(default=None, metadata={"help": "Column of users, if it has no usual name."})
+    item_column: str | None = field(default=None, metadata={"help": "Column of items, if it has no usual name."})
+    time_column: str | None = field(default=None, metadata={"help": "Column of times, if it has no usual name."})
+    rating_column: str | None = field(default=None, metadata={"help": "Column of ratings, if it has no usual name."})
+    time_unit: str | None = field(
+        default=None, metadata={"help": "Unit of times that are numbers: s, ms, us or ns. None: by the format."}
+    )
+    in_order: bool = field(
+        default=False, metadata={"help": "The rows of each user are in time order already; read no times."}
+    )
+    bad_rows: str = field(
+        default="raise",
+        metadata={
+            "help": "Rows that lack something, hold a wrong type or name an unknown item: 'raise' stops and names "
+            "them, 'drop' goes on without them and says how many.",
+            "choices": ["raise", "drop"],
+        },
+    )
+    min_rating: float | None = field(default=None, metadata={"help": "Least rating to keep."})
+    start: str | None = field(
+        default=None, metadata={"help": "First moment to keep: an ISO date such as 2016-10-01, in UTC, or a number."}
+    )
+    end: str | None = field(default=None, metadata={"help": "First moment not to keep any more."})
+    drop_repeats: str | None = field(
+        default=None,
+        metadata={
+            "help": "'exact' drops all but one interaction of the same user, item and time; 'consecutive' an item "
+            "that follows itself; 'keep_first' and 'keep_last' all but one interaction of a user with an item.",
+            "choices": ["exact", "consecutive", "keep_first", "keep_last"],
+        },
+    )
+    max_items: int | None = field(default=None, metadata={"help": "Keep so many interactions of a user, the latest."})
+    k_core: int | None = field(
+        default=None, metadata={"help": "Least interactions of every user and item, after all other cleaning."}
+    )
+    split: str = field(
+        default="leave_one_out",
+        metadata={
+            "help": "'leave_one_out' asks each user's last two items; 'global_time' splits everyone at two moments.",
+            "choices": ["leave_one_out", "global_time"],
+        },
+    )
+    validation_start: str | None = field(
+        default=None, metadata={"help": "Where validation begins in a split by time: a date or a number."}
+    )
+    test_start: str | None = field(default=None, metadata={"help": "Where test begins: a date or a number."})
+    validation_share: float | None = field(
+        default=None, metadata={"help": "Share of the interactions in validation, instead of dates."}
+    )
+    test_share: float | None = field(default=None, metadata={"help": "Share of the interactions in test."})
     item_format: Literal["semantic_ids", "titles"] = field(
         default="semantic_ids",
         metadata={

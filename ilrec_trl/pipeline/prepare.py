@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import random
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -24,6 +24,13 @@ if TYPE_CHECKING:
     from datasets import Dataset
     from transformers import PreTrainedTokenizerBase
 
+FORMAT = 2  # of prepared folders
+# Options that say nothing about a generated store.
+_OF_A_SOURCE = (
+    "data_format", "items", "user_column", "item_column", "time_column", "rating_column", "time_unit", "in_order",
+    "min_rating",
+)  # fmt: skip
+
 
 @dataclass
 class PreparedData:
@@ -34,7 +41,7 @@ class PreparedData:
         name (`str`): Name of the data.
         options (`DataOptions`): How it was prepared.
         interactions (`Interactions`): Sequences of the users.
-        splits (`Splits`): Leave-one-out splits of them.
+        splits (`Splits`): Their splits.
         catalog (`ItemCatalog`): The items.
         tokenizer ([`~transformers.PreTrainedTokenizerBase`]): The language model's tokenizer, item tokens included.
         item_trie (`ItemTrie`): The items as token sequences.
@@ -68,7 +75,7 @@ class PreparedData:
             return sequence_dataset(self.splits.train, self.catalog, **self._prompt_options())
         return self.questions(self.splits.train_examples())
 
-    def questions(self, examples: list[NextItemExample]) -> Dataset:
+    def questions(self, examples: Sequence[NextItemExample]) -> Dataset:
         """Prompts and targets of questions, such as `splits.test`."""
         return next_item_dataset(examples, self.catalog, **self._prompt_options())
 
@@ -98,9 +105,8 @@ class PreparedData:
         """Write everything to `directory`."""
         directory = Path(directory)
         directory.mkdir(parents=True, exist_ok=True)
-        sequences = dict(zip(self.interactions.users, self.interactions.sequences, strict=True))
-        (directory / "inter.json").write_text(json.dumps(sequences))
-        about = {"format": 1, "name": self.name, "notes": self.notes, "model": self.model}
+        self.interactions.save(directory / "interactions")
+        about = {"format": FORMAT, "name": self.name, "notes": self.notes, "model": self.model}
         about["options"] = dataclasses.asdict(self.options)
         (directory / "prepare.json").write_text(json.dumps(about, indent=2) + "\n")
         self.catalog.save(directory)
@@ -117,8 +123,10 @@ class PreparedData:
             if not (directory / "prepare.json").is_file():
                 raise FileNotFoundError(f"{directory} holds no prepare.json; write it with `ilrec prepare` first")
             about = json.loads((directory / "prepare.json").read_text())
+            if about["format"] != FORMAT:
+                raise ValueError(f"{directory} was written by another version; run `ilrec prepare` again")
             options = DataOptions(**about["options"])
-            interactions = Interactions.from_lc_rec(directory)
+            interactions = Interactions.load(directory / "interactions")
             return cls(
                 about["name"],
                 options,
@@ -168,20 +176,14 @@ def prepare(options: DataOptions, model: str | None = None) -> PreparedData:
     """
     with input_errors():
         name, interactions, catalog = _read(options)
-        notes = []
+        notes = [f"Left out {interactions.bad_rows}."] if len(interactions.bad_rows) else []
+        interactions = clean(interactions, options)
         if options.max_users is not None and options.max_users < len(interactions):
             notes.append(f"Smoke run: {options.max_users} of {len(interactions)} users, drawn by chance.")
             users = random.Random(0).sample(interactions.users, options.max_users)
             interactions = interactions.filter(users=set(users))
-        unknown = set(interactions.items) - set(catalog.item_ids)
-        if unknown:
-            raise ValueError(
-                f"{len(unknown)} items of the interactions are not in the catalogue, such as {min(unknown)!r}; add "
-                "them to the index or item file, or remove their interactions"
-            )
         splits = split(interactions, options)
-        if splits.users_without_test:
-            notes.append(f"{len(splits.users_without_test)} users with fewer than 3 items are trained on, not tested.")
+        notes += _about(splits, options)
         if options.train_on_validation:
             notes.append("Validation items were trained on, for a fixed number of epochs; test items never.")
         if not splits.test:
@@ -194,23 +196,82 @@ def prepare(options: DataOptions, model: str | None = None) -> PreparedData:
         return PreparedData(name, options, interactions, splits, catalog, tokenizer, item_trie, notes, model)
 
 
+def clean(interactions: Interactions, options: DataOptions) -> Interactions:
+    """What the options keep."""
+    interactions = interactions.filter(
+        drop_repeats=options.drop_repeats or False,  # type: ignore[arg-type]
+        start=_moment(options.start),
+        end=_moment(options.end),
+        max_items=options.max_items,
+    )
+    if not len(interactions):
+        raise ValueError("no interactions are left after cleaning; choose other options")
+    return interactions if options.k_core is None else interactions.k_core(options.k_core)
+
+
 def split(interactions: Interactions, options: DataOptions) -> Splits:
-    """Leave-one-out splits, with the validation items in training where the options say so."""
-    splits = interactions.leave_one_out(short_users="train")
+    """Splits by the options' rule, with the validation items in training where the options say so."""
+    moments = options.validation_start, options.test_start
+    shares = options.validation_share, options.test_share
+    if options.split == "global_time":
+        splits = interactions.global_time(*map(_moment, moments), validation_share=shares[0], test_share=shares[1])
+    elif any(value is not None for value in (*moments, *shares)):
+        raise ValueError("dates and shares of validation and test are for --split global_time; leave-one-out has none")
+    else:
+        splits = interactions.leave_one_out(short_users="train")
     return splits.with_validation_in_training() if options.train_on_validation else splits
+
+
+def _moment(text: str | None) -> float | str | None:
+    """A date as it is, a number as one."""
+    try:
+        return text if text is None or "-" in text[1:] else float(text)
+    except ValueError:
+        return text
+
+
+def _about(splits: Splits, options: DataOptions) -> list[str]:
+    """What a split leaves aside."""
+    if options.split == "leave_one_out":
+        short = len(splits.users_without_test)
+        return [f"{short} users with fewer than 3 items are trained on, not tested."] if short else []
+    notes = ["Split by time: everything after one moment is test, for all users alike."]
+    if splits.without_history:
+        number = len(splits.without_history)
+        notes.append(f"{number} items of validation and test are a user's first, with no history, and are not asked.")
+    return notes
 
 
 def _read(options: DataOptions) -> tuple[str, Interactions, ItemCatalog]:
     if options.data is None:
+        if given := [name for name in _OF_A_SOURCE if getattr(options, name) not in (None, False)]:
+            raise ValueError(f"--{given[0]} is about data of your own; give --data too")
         store = generate_store(options.store_seed, num_users=options.store_users, num_items=options.store_items)
         names = list(store.titles.values()), list(store.semantic_ids.values())
         catalog = ItemCatalog(list(store.titles), *names, kind=options.item_format)
         return "generated store", store.interactions, catalog
-    folder = Path(options.data)
-    if not folder.is_dir():
-        raise FileNotFoundError(f"there is no folder {folder}; give --data a folder in LC-Rec's format")
-    interactions = Interactions.from_lc_rec(folder)
-    return folder.resolve().name, interactions, ItemCatalog.from_lc_rec(folder, kind=options.item_format)
+    catalog = _catalog(options)
+    columns = {name: getattr(options, f"{name}_column") for name in ("user", "item", "time", "rating")}
+    interactions = Interactions.load(
+        options.data,
+        format=options.data_format,
+        columns={role: name for role, name in columns.items() if name is not None},
+        time_unit=options.time_unit,
+        in_order=options.in_order,
+        min_rating=options.min_rating,
+        items=catalog.item_ids,
+        bad_rows=options.bad_rows,
+    )
+    return Path(options.data).resolve().name, interactions, catalog
+
+
+def _catalog(options: DataOptions) -> ItemCatalog:
+    """The items, from `--items` or from beside the interactions."""
+    data = Path(options.data or "")
+    if options.data_format != "hub" and not data.exists():
+        raise FileNotFoundError(f"there is no file or folder {data}; give --data one, or --data_format hub too")
+    folder = Path(options.items) if options.items else data if data.is_dir() else data.parent
+    return ItemCatalog.from_lc_rec(folder, kind=options.item_format)
 
 
 def _tokenizer(catalog: ItemCatalog, options: DataOptions, model: str | None) -> PreTrainedTokenizerBase:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import random
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -188,7 +189,7 @@ def learning_rate(prepared: PreparedData, training: TrainingOptions) -> float:
     return 2e-3 if prepared.model is None else 5e-5
 
 
-def sample(examples: list[Any], number: int) -> list[Any]:
+def sample(examples: Sequence[Any], number: int) -> Sequence[Any]:
     """A random part of the examples, the same for every method, in their own order."""
     if number >= len(examples):
         return examples

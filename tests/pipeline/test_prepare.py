@@ -78,13 +78,13 @@ def edit(folder, name, content):
 @pytest.mark.parametrize(
     ("change", "options", "message"),
     [
-        (shutil.rmtree, {}, "there is no folder"),
+        (shutil.rmtree, {}, "there is no file or folder"),
         (lambda folder: (folder / "inter.json").unlink(), {}, "inter.json"),
         (lambda folder: (folder / "index.json").unlink(), {}, "no index.json"),
         (lambda folder: (folder / "item.json").unlink(), {"item_format": "titles"}, "no item.json"),
         (lambda folder: edit(folder, "inter.json", "{"), {}, "Expecting"),
         (lambda folder: edit(folder, "inter.json", [1, 2]), {}, "not of the form"),
-        (lambda folder: edit(folder, "inter.json", {"a": [1, 2, 99]}), {}, "not in the catalogue, such as '99'"),
+        (lambda folder: edit(folder, "inter.json", {"a": [1, 2, 99]}), {}, "unknown item .user 'a' entry 2"),
         (lambda folder: edit(folder, "inter.json", {"a": [1, 2]}), {}, "nothing to test on"),
         (
             lambda folder: edit(folder, "item.json", {str(item): {"name": "x"} for item in range(NUM_ITEMS)}),

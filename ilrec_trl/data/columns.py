@@ -1,0 +1,144 @@
+"""Interactions as columns: distinct users and items, one item code an interaction, and where each user's begin."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+
+
+@dataclass(frozen=True, eq=False)
+class Columns:
+    """
+    N interactions of U users with I items, user by user, each user's in time order.
+
+    Attributes:
+        users (`pa.StringArray` of length U): Distinct user ids; each has an interaction.
+        items (`pa.StringArray` of length I): Distinct item ids, sorted; each is in use.
+        item_codes (`np.ndarray` of shape `(N,)` and dtype int32): Place in `items` of each interaction's item.
+        offsets (`np.ndarray` of shape `(U + 1,)` and dtype int64): User u's interactions are `offsets[u]` up to
+            `offsets[u + 1]`.
+        times (`np.ndarray` of shape `(N,)` and dtype float64, or `None`): Their times, non-decreasing within a user.
+    """
+
+    users: pa.StringArray
+    items: pa.StringArray
+    item_codes: NDArray[np.int32]
+    offsets: NDArray[np.int64]
+    times: NDArray[np.float64] | None
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Columns):
+            return NotImplemented
+        if self.times is None or other.times is None:
+            same_times = self.times is other.times
+        else:
+            same_times = np.array_equal(self.times, other.times)
+        return (
+            same_times
+            and self.users.equals(other.users)
+            and self.items.equals(other.items)
+            and np.array_equal(self.offsets, other.offsets)
+            and np.array_equal(self.item_codes, other.item_codes)
+        )
+
+    @cached_property
+    def names(self) -> NDArray[np.object_]:
+        """Item ids `(I,)` as Python strings, made once for all lists that share them."""
+        names = np.empty(len(self.items), dtype=object)
+        names[:] = self.items.to_pylist()
+        return names
+
+    def item_list(self, start: int, end: int) -> list[str]:
+        """Item ids of the interactions from `start` up to `end`."""
+        return self.names[self.item_codes[start:end]].tolist()  # type: ignore[no-any-return]
+
+    def user_rows(self) -> NDArray[np.int32]:
+        """Row `(N,)` of the user of each interaction."""
+        return np.repeat(np.arange(len(self.users), dtype=np.int32), np.diff(self.offsets))
+
+    def row_of(self, position: Any) -> Any:
+        """Row of the user of one interaction, or of each of several."""
+        return np.searchsorted(self.offsets, position, side="right") - 1
+
+    def select(self, keep: NDArray[np.int64]) -> Columns:
+        """The interactions at ascending positions; users and items left without any go."""
+        rows, codes = self.user_rows()[keep], self.item_codes[keep]
+        lengths = np.bincount(rows, minlength=len(self.users))  # (U,)
+        used = np.bincount(codes, minlength=len(self.items)) > 0  # (I,)
+        return Columns(
+            self.users.filter(pa.array(lengths > 0)),
+            self.items.filter(pa.array(used)),
+            (np.cumsum(used, dtype=np.int32) - 1)[codes].astype(np.int32),
+            offsets_of(lengths[lengths > 0]),
+            None if self.times is None else self.times[keep],
+        )
+
+
+def offsets_of(lengths: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Where each of several runs of the given lengths begins, and where the last one ends."""
+    return np.concatenate([np.zeros(1, dtype=np.int64), np.cumsum(lengths, dtype=np.int64)])
+
+
+def id_column(values: Sequence[Any], what: str) -> pa.StringArray:
+    """Ids as strings; whole numbers become strings, everything else is refused."""
+    types = set(map(type, values))
+    if types <= {str}:
+        try:
+            return pa.array(values, pa.string())
+        except UnicodeEncodeError as error:
+            raise ValueError(f"{what} {error.object!r} is no text that UTF-8 can hold; mend it.") from error
+    wrong = [kind for kind in types if not issubclass(kind, str | int | np.integer) or kind is bool]
+    if wrong:
+        first = next(value for value in values if type(value) in wrong)
+        raise ValueError(f"Got the {what} {first!r}; expected ids that are text or whole numbers; convert it first.")
+    return pa.array(list(map(str, values)), pa.string())
+
+
+def encode(ids: pa.Array | pa.ChunkedArray) -> tuple[pa.Array, NDArray[np.int32]]:
+    """Distinct ids in the order of their first appearance, and the place `(N,)` of each among them; -1 for a null."""
+    whole = pa.chunked_array([ids]) if isinstance(ids, pa.Array) else ids
+    if not len(whole):
+        return pa.array([], whole.type), np.empty(0, dtype=np.int32)
+    if pa.types.is_dictionary(whole.type):
+        encoded = whole.unify_dictionaries().combine_chunks()
+    else:
+        encoded = whole.dictionary_encode().unify_dictionaries().combine_chunks()
+    return encoded.dictionary, encoded.indices.fill_null(-1).to_numpy().astype(np.int32, copy=False)
+
+
+def sorted_codes(ids: pa.Array) -> tuple[pa.StringArray, NDArray[np.int32]]:
+    """Distinct ids `(I,)`, sorted, and the place `(N,)` of each id among them."""
+    distinct, codes = encode(ids)
+    order = pc.array_sort_indices(distinct)
+    return distinct.take(order), places_of(order.to_numpy())[codes]
+
+
+def places_of(order: NDArray[Any]) -> NDArray[np.int32]:
+    """The inverse `(I,)` of a permutation."""
+    places = np.empty(len(order), dtype=np.int32)
+    places[order] = np.arange(len(order), dtype=np.int32)
+    return places
+
+
+def check_order(users: pa.Array, offsets: NDArray[np.int64], times: NDArray[np.float64] | None) -> None:
+    """Refuse repeated users and times that fall within a user."""
+    repeated = [entry["values"] for entry in pc.value_counts(users).to_pylist() if entry["counts"] > 1]
+    if repeated:
+        raise ValueError(f"User {repeated[0]!r} appears more than once; merge that user's items into one sequence.")
+    if times is not None and len(times):
+        starts = np.zeros(len(times), dtype=bool)
+        starts[offsets[:-1]] = True
+        # `not <=` instead of `>`: a NaN is refused too.
+        fallen = np.flatnonzero(~(times[:-1] <= times[1:]) & ~starts[1:]) + 1
+        if np.isnan(times).any():
+            fallen = np.flatnonzero(np.isnan(times))
+        if len(fallen):
+            user = users[int(np.searchsorted(offsets, fallen[0], side="right")) - 1].as_py()
+            raise ValueError(f"Times of user {user!r} are not in order; sort the user's items by time first.")

@@ -1,0 +1,225 @@
+"""Rows as a source holds them, checked and turned into columns."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Collection
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+
+from .bad_rows import BadRows
+from .cleaning import within
+from .columns import Columns, encode, offsets_of
+
+
+UNITS = {"s": 1, "ms": 1_000, "us": 1_000_000, "ns": 1_000_000_000}
+
+
+@dataclass
+class RawRows:
+    """
+    Interactions as their source holds them.
+
+    Args:
+        table (`pa.Table`): Columns `user` and `item`, and where there are any `time` and `rating`. Text of a file is
+            of type binary: whether it is UTF-8 is found out here.
+        bad (`BadRows`): What the reader could make no row of.
+        label (`Callable`): Names, such as line numbers, of the rows at given places of `table`.
+    """
+
+    table: pa.Table
+    bad: BadRows
+    label: Callable[[NDArray[np.int64]], NDArray[Any]] = np.asarray
+
+
+def to_columns(
+    rows: RawRows,
+    *,
+    time_unit: str = "s",
+    min_rating: float | None = None,
+    items: Collection[str] | None = None,
+    bad_rows: str = "raise",
+) -> Columns:
+    """
+    Check every row, stop at bad ones or leave them out, and sort the rest by user and time.
+
+    Args:
+        rows (`RawRows`): The rows; without a column `time` they are in order already.
+        time_unit (`str`, *optional*, defaults to `"s"`): Unit of times that are numbers.
+        min_rating (`float`, *optional*): Least rating to keep.
+        items (`Collection[str]`, *optional*): The items there are; a row of another is bad.
+        bad_rows (`str`, *optional*, defaults to `"raise"`): `"raise"` or `"drop"`.
+    """
+    if time_unit not in UNITS:
+        raise ValueError(f"Got time_unit={time_unit!r}; expected one of {', '.join(UNITS)}.")
+    table, checks = rows.table, _Checks(rows)
+    users, user_codes = _ids(table["user"], "user", checks)
+    item_ids, item_codes = _ids(table["item"], "item", checks)
+    times = None
+    if "time" in table.column_names:
+        times, time_unit = _times(table["time"], time_unit, checks)
+    if items is not None:
+        unknown = np.append(~within(item_ids, items), False)  # a missing id, -1, has been counted
+        checks.refuse("of an unknown item", unknown[item_codes])
+    keep = checks.good
+    if min_rating is not None:
+        ratings = _numbers(table["rating"], "rating", checks)
+        keep = keep & (ratings >= min_rating)
+    rows.bad.settle(bad_rows)
+    if not keep.any():
+        why = "has no interactions" if min_rating is None else f"has no interactions rated {min_rating} or higher"
+        raise ValueError(f"{rows.bad.source} {why}.")
+    if not keep.all():
+        user_codes, item_codes = user_codes[keep], item_codes[keep]
+        times = None if times is None else times[keep]
+    return _sorted_columns(users, item_ids, user_codes, item_codes, times, UNITS[time_unit])
+
+
+class _Checks:
+    """Which rows are good so far; each bad one is counted once, by the first thing found wrong with it."""
+
+    def __init__(self, rows: RawRows) -> None:
+        self._rows = rows
+        self.good = np.ones(len(rows.table), dtype=bool)  # (N,)
+
+    def refuse(self, kind: str, wrong: NDArray[np.bool_]) -> None:
+        places = np.flatnonzero(wrong & self.good)
+        if len(places):
+            self._rows.bad.add(kind, self._rows.label(places))
+            self.good[places] = False
+
+
+def _ids(column: pa.ChunkedArray, what: str, checks: _Checks) -> tuple[pa.StringArray, NDArray[np.int32]]:
+    """Distinct ids and the code of each row's; -1 where there is none. Only the distinct ones are looked at."""
+    distinct, codes = encode(column)
+    kind = distinct.type
+    if pa.types.is_floating(kind):
+        raise ValueError(f"Ids of column {what!r} are floats: 12 would become '12.0'; cast them to int or str first.")
+    if not (_is_text(kind) or pa.types.is_integer(kind) or pa.types.is_null(kind)):
+        raise ValueError(f"Ids of column {what!r} are of type {kind}; expected text or whole numbers.")
+    distinct, broken = _cast(distinct, pa.string())
+    checks.refuse(f"whose {what} is not UTF-8", np.append(broken, False)[codes])
+    missing = pc.equal(distinct, "").fill_null(False).to_numpy(zero_copy_only=False) & ~broken
+    checks.refuse(f"without {'an' if what == 'item' else 'a'} {what}", np.append(missing, True)[codes])
+    return distinct.fill_null(""), codes
+
+
+def _is_text(kind: pa.DataType) -> bool:
+    tests = (pa.types.is_string, pa.types.is_large_string, pa.types.is_binary, pa.types.is_large_binary)
+    return any(test(kind) for test in tests) or str(kind) == "string_view"
+
+
+def _times(column: pa.ChunkedArray, unit: str, checks: _Checks) -> tuple[NDArray[Any], str]:
+    """Times `(N,)` as they are to be sorted, whole numbers kept whole, and their unit."""
+    kind = column.type
+    if pa.types.is_date(kind):
+        column, kind = column.cast(pa.timestamp("ms")), pa.timestamp("ms")
+    if _is_text(kind):
+        column = _text(column, "time", checks)
+        first = next((value for value in column.slice(0, 1000).to_pylist() if value), "")
+        if re.match(r"\d{4}-\d\d-\d\d", first):
+            zone = None if re.fullmatch(r"[\d-]{10}([T ][\d:.]*)?", first) else "UTC"
+            checks.refuse("without a time", _mask(pc.equal(column, "").fill_null(True)) & checks.good)
+            column, broken = _cast(column, pa.timestamp("us", zone))
+            checks.refuse("whose time is no date like the first ones", broken)
+            kind = column.type
+    if pa.types.is_timestamp(kind):
+        checks.refuse("without a time", _mask(column.is_null()))
+        return column.cast(pa.int64()).fill_null(0).to_numpy(), str(kind.unit)
+    return _numbers(column, "time", checks), unit
+
+
+def _text(column: pa.ChunkedArray, what: str, checks: _Checks) -> pa.ChunkedArray:
+    column, broken = _cast(column, pa.string())
+    checks.refuse(f"whose {what} is not UTF-8", broken)
+    return column
+
+
+def _numbers(column: pa.ChunkedArray, what: str, checks: _Checks) -> NDArray[Any]:
+    """Values `(N,)` of a column of numbers or of text that holds numbers; whole ones stay whole."""
+    kind = column.type
+    if pa.types.is_boolean(kind) or not (_is_text(kind) or _is_number(kind) or pa.types.is_null(kind)):
+        raise ValueError(
+            f"Column {what!r} is of type {kind}; expected numbers{' or dates' if what == 'time' else ''}."
+        )
+    if _is_text(kind):
+        column = _text(column, what, checks)
+        checks.refuse(f"without a {what}", _mask(pc.equal(column, "").fill_null(True)) & checks.good)
+    values, broken = _cast(column, pa.float64())
+    numbers = values.to_numpy()
+    checks.refuse(f"without a {what}", _mask(column.is_null()) | (np.isnan(numbers) & ~broken & ~_is_text(kind)))
+    checks.refuse(f"whose {what} is no number", broken | ~np.isfinite(numbers))
+    if not pa.types.is_floating(kind) and not broken.any():
+        # Beyond 2 ** 53 a float would make different moments one.
+        try:
+            return column.cast(pa.int64()).fill_null(0).to_numpy()
+        except pa.ArrowInvalid:
+            pass
+    return np.nan_to_num(numbers, nan=0.0, posinf=0.0, neginf=0.0)
+
+
+def _is_number(kind: pa.DataType) -> bool:
+    return bool(pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_decimal(kind))
+
+
+def _mask(flags: Any) -> NDArray[np.bool_]:
+    return flags.to_numpy(zero_copy_only=False) if isinstance(flags, pa.Array) else flags.to_numpy()  # type: ignore[no-any-return]
+
+
+def _cast(values: Any, kind: pa.DataType) -> tuple[Any, NDArray[np.bool_]]:
+    """The values cast, null where that fails, and a mask `(N,)` of where it fails."""
+    failed = np.zeros(len(values), dtype=bool)
+    try:
+        return values.cast(kind), failed
+    except (pa.ArrowInvalid, UnicodeDecodeError):
+        pass
+    # Halves without a failure are cast at once, so that a few bad rows among millions cost little.
+    spans = [(0, len(values))]
+    while spans:
+        start, end = spans.pop()
+        try:
+            values.slice(start, end - start).cast(kind)
+        except (pa.ArrowInvalid, UnicodeDecodeError):
+            middle = (start + end) // 2
+            if end - start == 1:
+                failed[start] = True
+            else:
+                spans += [(start, middle), (middle, end)]
+    return pc.if_else(pa.array(~failed), values, None).cast(kind), failed
+
+
+def _sorted_columns(
+    users: pa.StringArray,
+    items: pa.StringArray,
+    user_codes: NDArray[np.int32],
+    item_codes: NDArray[np.int32],
+    times: NDArray[Any] | None,
+    per_second: int,
+) -> Columns:
+    """Users in the order of their first row, items by id, each user's rows by time; ties keep the order of rows."""
+    first = np.full(len(users), len(user_codes), dtype=np.int64)  # (U,)
+    first[user_codes[::-1]] = np.arange(len(user_codes) - 1, -1, -1)  # the last to be written is the first row
+    seen = np.argsort(first, kind="stable")[: int((first < len(user_codes)).sum())]
+    user_codes = _recode(seen, len(users))[user_codes]
+    used = np.flatnonzero(np.bincount(item_codes, minlength=len(items)))
+    by_id = used[pc.array_sort_indices(items.take(pa.array(used))).to_numpy()]
+    order = np.argsort(user_codes, kind="stable") if times is None else np.lexsort((times, user_codes))
+    return Columns(
+        users.take(pa.array(seen)),
+        items.take(pa.array(by_id)),
+        _recode(by_id, len(items))[item_codes][order],
+        offsets_of(np.bincount(user_codes)),
+        None if times is None else times[order].astype(np.float64) / per_second,
+    )
+
+
+def _recode(chosen: NDArray[np.int64], size: int) -> NDArray[np.int32]:
+    """New code of each old one, for those that are chosen in their new order."""
+    codes = np.full(size, -1, dtype=np.int32)
+    codes[chosen] = np.arange(len(chosen), dtype=np.int32)
+    return codes

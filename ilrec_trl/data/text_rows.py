@@ -1,0 +1,197 @@
+"""Delimited text files of one interaction a line; every row keeps its line number."""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import io
+import zlib
+from collections import deque
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.csv
+from numpy.typing import NDArray
+
+from .bad_rows import BadRows
+from .raw_rows import RawRows
+
+
+_BLOCK = 1 << 24  # bytes
+_SEPARATOR = b"\x1f"  # stands for "::", since a reader's delimiter is one byte
+Roles = Callable[[list[str]], dict[str, str]]
+
+
+@contextmanager
+def open_bytes(path: Path) -> Iterator[BinaryIO]:
+    """The bytes of a file, unpacked where it ends in `.gz`; a broken one is a `ValueError`."""
+    lines = 0
+    try:
+        with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
+            yield file  # type: ignore[misc]
+    except (EOFError, gzip.BadGzipFile, zlib.error) as error:
+        lines = _lines_before_break(path)
+        raise ValueError(f"{path.name} is a broken gzip file ({error}): it can be read up to line {lines}.") from error
+
+
+def _lines_before_break(path: Path) -> int:
+    unpacker, lines = zlib.decompressobj(wbits=31), 0
+    try:
+        with path.open("rb") as file:
+            while block := file.read(1 << 16):
+                lines += unpacker.decompress(block).count(b"\n")
+    except zlib.error:
+        pass
+    return lines
+
+
+def read_delimited(path: Path, delimiter: str, roles: Roles, names: list[str] | None = None) -> RawRows:
+    """
+    Read the columns that matter from a delimited file.
+
+    Args:
+        path (`Path`): The file.
+        delimiter (`str`): Text between two fields. Fields may stand in quotation marks where it is a comma.
+        roles (`Callable`): Chooses, from the names of all columns, the column of each role.
+        names (`list[str]`, *optional*): Names of all columns; without them the first line holds them.
+    """
+    bad, header = BadRows(path.name, "line"), 0 if names else 1
+    names = _header(path, delimiter) if names is None else names
+    chosen = roles(names)
+    quoted = delimiter == ","
+    unreadable: list[int] = []
+
+    def skip(row: Any) -> str:
+        unreadable.append(row.number)
+        return "skip"
+
+    with open_bytes(path) as file:
+        lines = _CountedLines(file, delimiter.encode())
+        try:
+            table = pyarrow.csv.read_csv(
+                pa.PythonFile(lines, mode="r"),
+                pyarrow.csv.ReadOptions(use_threads=False, block_size=_BLOCK, column_names=names, skip_rows=header),
+                pyarrow.csv.ParseOptions(
+                    delimiter=delimiter if len(delimiter) == 1 else _SEPARATOR.decode(),
+                    quote_char='"' if quoted else False,
+                    newlines_in_values=quoted,
+                    ignore_empty_lines=False,
+                    invalid_row_handler=skip,
+                ),
+                pyarrow.csv.ConvertOptions(
+                    include_columns=list(dict.fromkeys(chosen.values())),
+                    column_types=dict.fromkeys(chosen.values(), pa.binary()),
+                    strings_can_be_null=False,
+                ),
+            )
+        except pa.ArrowInvalid as error:
+            _check_quotes(path)
+            raise ValueError(f"{path.name} cannot be read as lines of fields: {error}") from error
+    if quoted and len(table) + len(unreadable) + header != lines.count:
+        _check_quotes(path)
+        bad.unit = "record"
+    table = pa.table({role: table[name] for role, name in chosen.items()})
+    skipped = np.array(unreadable, dtype=np.int64)
+    bad.add(f"without {len(names)} fields", skipped)
+    table, skipped = _without_blank_lines(path, table, skipped, header + 1)
+    return RawRows(table, bad, line_numbers(header + 1, len(table), skipped))
+
+
+def _header(path: Path, delimiter: str) -> list[str]:
+    with open_bytes(path) as file:
+        line = file.readline().rstrip(b"\r\n")
+    try:
+        text = line.split(b"\r")[0].decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path.name}, line 1: the header is not UTF-8 ({error}).") from error
+    names = next(csv.reader([text]), []) if delimiter == "," else text.split(delimiter)
+    if not any(names):
+        raise ValueError(f"{path.name}, line 1: expected a header with the names of the columns.")
+    if repeated := {name for name in names if names.count(name) > 1}:
+        raise ValueError(f"{path.name}, line 1: the header names {min(repeated)!r} more than once.")
+    return names
+
+
+class _CountedLines(io.RawIOBase):
+    """A file that counts the lines read through it, and turns `::` into one byte."""
+
+    def __init__(self, file: BinaryIO, delimiter: bytes) -> None:
+        self._file, self._delimiter = file, delimiter
+        self._held = b""
+        self._last = b"\n"
+        self._ends = 0
+
+    @property
+    def count(self) -> int:
+        """Number of lines, the last one also where it has no end."""
+        return self._ends + (self._last not in (b"\n", b"\r"))
+
+    def readable(self) -> bool:
+        return True
+
+    def read(self, size: int = -1) -> bytes:
+        block = self._file.read(size)
+        if block:
+            self._ends += block.count(b"\n") + block.count(b"\r") - block.count(b"\r\n")
+            self._ends -= self._last == b"\r" and block.startswith(b"\n")
+            self._last = block[-1:]
+        if len(self._delimiter) > 1:
+            whole = self._held + block
+            self._held = whole[-1:] if block and whole.endswith(b":") else b""
+            block = whole[: len(whole) - len(self._held)].replace(self._delimiter, _SEPARATOR)
+            if not block and self._held:
+                return self.read(size)
+        return block
+
+
+def _check_quotes(path: Path) -> None:
+    """Refuse quotation marks that swallow lines: one that is never closed, or closed in the middle of a field."""
+    with open_bytes(path) as file:
+        reader = csv.reader(io.TextIOWrapper(file, encoding="latin-1", newline=""), strict=True)  # type: ignore[arg-type]
+        try:
+            deque(reader, maxlen=0)
+        except csv.Error as error:
+            message = f"{path.name}: the quotation marks of the row that ends at line {reader.line_num} do not match"
+            raise ValueError(f"{message} ({error}).") from error
+
+
+def _without_blank_lines(
+    path: Path, table: pa.Table, skipped: NDArray[np.int64], first: int
+) -> tuple[pa.Table, NDArray[np.int64]]:
+    """Leave out rows that are blank lines: nothing at all is on them."""
+    empty = np.ones(len(table), dtype=bool)
+    for column in table.columns:
+        if not empty.any():
+            return table, skipped
+        empty &= pc.equal(pc.binary_length(column), 0).to_numpy()
+    places = np.flatnonzero(empty)
+    if not len(places) or len(places) != _blank_lines(path, first):
+        return table, skipped  # some have fields, only none that matters: they are bad rows
+    numbers = line_numbers(first, len(table), skipped)(places)
+    return table.filter(pa.array(~empty)), np.sort(np.concatenate([skipped, numbers]))
+
+
+def _blank_lines(path: Path, first: int) -> int:
+    """Number of blank lines from the `first` on."""
+    with open_bytes(path) as file:
+        text = file.read().replace(b"\r\n", b"\n").replace(b"\r", b"\n")
+    ends = np.flatnonzero(np.frombuffer(text, dtype=np.uint8) == ord("\n"))
+    blank = np.diff(np.concatenate([[-1], ends])) == 1
+    return int(blank[first - 1 :].sum())
+
+
+def line_numbers(
+    first: int, count: int, skipped: NDArray[np.int64]
+) -> Callable[[NDArray[np.int64]], NDArray[np.int64]]:
+    """Line numbers of rows, `skipped` lines being none of them."""
+
+    def label(places: NDArray[np.int64]) -> NDArray[np.int64]:
+        numbers = np.arange(first, first + count + len(skipped))
+        return np.delete(numbers, skipped - first)[places]
+
+    return label
