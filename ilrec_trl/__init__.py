@@ -20,7 +20,9 @@ if TYPE_CHECKING:
     from .evaluation.recommend import ItemTrieLogitsProcessor, rank_items, recommend
     from .evaluation.recommendation_callback import RecommendationCallback
     from .items.item_catalog import ItemCatalog
+    from .items.item_token_training import check_item_tokens_train, item_token_settings
     from .items.item_trie import ItemTrie
+    from .items.merge_adapter import merge_adapter
     from .rewards.rewards import RewardFunc, SASRecReward, ScoreMatrixReward
     from .rewards.sasrec import SASRecConfig, SASRecModel
     from .rewards.sasrec_training import train_sasrec
@@ -44,7 +46,10 @@ __all__ = [
     "SASRecReward",
     "ScoreMatrixReward",
     "__version__",
+    "check_item_tokens_train",
     "generate_store",
+    "item_token_settings",
+    "merge_adapter",
     "next_item_dataset",
     "rank_items",
     "recommend",
@@ -67,7 +72,10 @@ _MODULES = {
     "SASRecModel": ".rewards.sasrec",
     "SASRecReward": ".rewards.rewards",
     "ScoreMatrixReward": ".rewards.rewards",
+    "check_item_tokens_train": ".items.item_token_training",
     "generate_store": ".data.synthetic",
+    "item_token_settings": ".items.item_token_training",
+    "merge_adapter": ".items.merge_adapter",
     "next_item_dataset": ".data.prompts",
     "rank_items": ".evaluation.recommend",
     "recommend": ".evaluation.recommend",

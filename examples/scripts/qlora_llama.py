@@ -19,6 +19,7 @@ from ilrec_trl import (
     RecommendationCallback,
     RecommendationEvaluator,
     SASRecReward,
+    item_token_settings,
     next_item_dataset,
     sequence_dataset,
     train_sasrec,
@@ -58,7 +59,7 @@ reward_func = SASRecReward(options.sasrec or sasrec, item_trie, device=model.dev
 # Only the new tokens' rows of embedding and head are trained, beside the adapters.
 peft_config = LoraConfig(
     r=options.lora_r, lora_alpha=options.lora_r // 2, lora_dropout=0.05, target_modules="all-linear",
-    trainable_token_indices={"embed_tokens": token_ids, "lm_head": token_ids},
+    **item_token_settings(model, token_ids),
 )  # fmt: skip
 args = ILRecConfig(
     options.output_dir, num_train_epochs=options.num_train_epochs, learning_rate=options.learning_rate,

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import gzip
-import html
 import json
-import unicodedata
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias, cast
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+
+from .titles import clean_title
 
 
 if TYPE_CHECKING:
-    from torch import Tensor
     from transformers import PreTrainedModel, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
+    from .item_tokens import Initialisation
     from .item_trie import ItemTrie
 
 CatalogKind: TypeAlias = Literal["semantic_ids", "titles"]
@@ -142,23 +142,49 @@ class ItemCatalog:
         """Distinct tokens of the semantic IDs, sorted; none for a catalogue of titles alone."""
         return sorted({token for tokens in self.semantic_ids or [] for token in tokens})
 
-    def add_tokens(self, tokenizer: PreTrainedTokenizerBase, model: PreTrainedModel | None = None) -> list[int]:
+    def add_tokens(
+        self,
+        tokenizer: PreTrainedTokenizerBase,
+        model: PreTrainedModel | None = None,
+        initialise: Initialisation | None = None,
+        seed: int = 0,
+    ) -> list[int]:
         """
-        Make every semantic-ID token one entry of the tokenizer, and of the model's embeddings.
+        Make every semantic-ID token one entry of the tokenizer, and a row of the model's embedding and head.
+
+        Rows of tokens that tokenizer and model both had before are left as they are. For the others, an untied head's
+        rows start from rows of the head.
 
         Args:
             tokenizer (`PreTrainedTokenizerBase`):
                 Changed in place.
             model (`PreTrainedModel`, *optional*):
-                Its embeddings grow where they are too few; spare rows are kept.
+                Its embeddings grow where they are too few; spare rows and a padded vocabulary stay. Pass it together
+                with its own tokenizer, before PEFT or a trainer wraps it; its linear layers may be quantised.
+            initialise (`"item_texts"`, `"mean"` or `"random"`, *optional*):
+                Where new rows start. `"item_texts"`: from the rows of the tokens in the titles of all items whose
+                semantic ID holds the new token, brought to the usual distance from the mean row. `"mean"`: from the
+                mean row, with little noise. `"random"`: anywhere at the usual distance from the mean row. By default
+                from the item texts where the catalogue has titles, else from the mean.
+            seed (`int`, *optional*, defaults to `0`):
+                Seed of the noise, without which two rows might be equal.
 
         Returns:
-            `list[int]`: ids of `tokens`, for instance for PEFT's `trainable_token_indices`.
+            `list[int]`: ids of `tokens`, which [`item_token_settings`] and [`check_item_tokens_train`] take.
+
+        Raises:
+            ValueError: for `"item_texts"` without titles, or a model that is wrapped, sharded, or whose embedding is
+                quantised.
         """
-        vocabulary = tokenizer.get_vocab()
-        tokenizer.add_tokens([token for token in self.tokens if token not in vocabulary])
-        if model is not None and cast("Tensor", model.get_input_embeddings().weight).shape[0] < len(tokenizer):
-            model.resize_token_embeddings(len(tokenizer))
+        if initialise is None:
+            initialise = "mean" if self.titles is None else "item_texts"
+        if model is None:
+            vocabulary = tokenizer.get_vocab()
+            tokenizer.add_tokens([token for token in self.tokens if token not in vocabulary])
+        else:
+            from .item_tokens import add_rows
+
+            add_rows(model, tokenizer, self, initialise, seed)
         vocabulary = tokenizer.get_vocab()
         return [vocabulary[token] for token in self.tokens]
 
@@ -255,11 +281,6 @@ class ItemCatalog:
                     f"{tokenizer.convert_ids_to_tokens(token_ids)}, expected one entry for each token. Call "
                     "`catalog.add_tokens(tokenizer, model)` first."
                 )
-
-
-def clean_title(title: str) -> str:
-    """Resolve HTML entities, compose Unicode (NFC) and make runs of white space one space."""
-    return " ".join(unicodedata.normalize("NFC", html.unescape(title)).split())
 
 
 def _read_json(folder: str | Path, name: str) -> dict[str, Any] | None:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM, set_seed
+from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM, set_seed
 from trl import SFTConfig, SFTTrainer
 
 from ..evaluation.recommendation_callback import RecommendationCallback
@@ -63,9 +63,8 @@ def build_model(prepared: PreparedData, options: ModelOptions, seed: int) -> Pre
             )
         with input_errors():
             model = AutoModelForCausalLM.from_pretrained(options.model, dtype=torch.float32)
-        embeddings: Any = model.get_input_embeddings()
-        if len(tokenizer) > embeddings.num_embeddings:
-            model.resize_token_embeddings(len(tokenizer))
+        # The model's own tokenizer tells which of the item tokens the model has been trained with
+        prepared.catalog.add_tokens(AutoTokenizer.from_pretrained(options.model), model, seed=seed)
         return model.to(default_device())  # type: ignore[arg-type]
     config = LlamaConfig(
         vocab_size=len(tokenizer),

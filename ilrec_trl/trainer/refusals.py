@@ -6,6 +6,7 @@ from typing import Any
 
 from datasets import Dataset, IterableDataset
 
+from ..items.item_token_training import warn_of_frozen_item_tokens
 from ..items.item_trie import ItemTrie
 from ._trl import DataCollatorForLanguageModeling
 from .data_collator import DataCollatorForItemCompletion
@@ -58,6 +59,7 @@ def refuse_unsupported(trainer: Any) -> None:
         )
     if trainer.item_trie is not None:
         trainer.item_trie.check_vocab_size(trainer.model.config.get_text_config().vocab_size)
+        warn_of_frozen_item_tokens(trainer.model, trainer._tokenizer, trainer.item_trie)
     if trainer.args.torch_compile:
         raise ValueError(
             "ILRec reads intermediate layers through hooks that live as long as one forward pass, and "

@@ -7,7 +7,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from ilrec_trl import ItemCatalog
-from ilrec_trl.items.item_catalog import clean_title
+from ilrec_trl.items.titles import clean_title
 
 
 DATA = Path(__file__).parents[3] / "shared" / "data"
