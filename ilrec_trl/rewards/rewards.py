@@ -9,8 +9,10 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 from safetensors.torch import load_file, save_file
+from torch.nn import functional as F
 
 from .sasrec import SASRecModel
+from .vector_cache import VectorCache
 
 
 if TYPE_CHECKING:
@@ -63,6 +65,9 @@ class SASRecReward:
             Divides the logits; above 1 spreads the probability over more items.
         device (`str` or `torch.device`, *optional*):
             Where to compute. By default where the model is.
+        cache_mib (`float`, *optional*, defaults to `128.0`):
+            MiB on that device and in memory for the vectors of histories that come again in the next epoch: 10 for
+            every 12,000 distinct ones at a width of 128. 0 computes them anew each time.
 
     Raises:
         ValueError: If the model does not know an item of the trie, or `temperature` is not positive.
@@ -74,6 +79,7 @@ class SASRecReward:
         item_trie: ItemTrie,
         temperature: float = 1.0,
         device: str | torch.device | None = None,
+        cache_mib: float = 128.0,
     ) -> None:
         if not temperature > 0:
             raise ValueError(f"Got temperature={temperature}; expected a positive number, 1 for SASRec's own softmax.")
@@ -83,12 +89,21 @@ class SASRecReward:
         if device is not None:
             self.model.to(device)  # type: ignore[arg-type]
         self.temperature = temperature
-        self.columns = _columns_of(item_trie, self.model.config.item_ids, "SASRec").to(self.model.device)  # (I,)
+        columns = _columns_of(item_trie, self.model.config.item_ids, "SASRec").to(self.model.device)  # (I,)
+        sizes = self.model.config
+        self.vectors = VectorCache(
+            self.model.history_vectors, sizes.hidden_size, sizes.max_position_embeddings, cache_mib
+        )
+        # Put into the order of the trie once, rather than the scores at every step
+        weight, bias = self.model.item_head()
+        self.weight = weight[columns] / temperature  # (I, H)
+        self.bias = None if bias is None else bias[columns] / temperature  # (I,)
 
     def __call__(self, histories: list[list[str]], **columns: Any) -> torch.Tensor:
         """Probabilities `(B, I)` in float32; `ValueError` for an empty history or an item the model does not know."""
-        logits = self.model.score([[str(item) for item in history] for history in histories])
-        return torch.softmax(logits[:, self.columns] / self.temperature, dim=-1)  # (B, I)
+        input_ids = [self.model.input_ids([str(item) for item in history]) for history in histories]
+        vectors = self.vectors(input_ids)  # (B, H)
+        return torch.softmax(F.linear(vectors, self.weight, self.bias).float(), dim=-1)  # (B, I)
 
 
 class ScoreMatrixReward:

@@ -15,9 +15,8 @@ from transformers import (
 )
 from transformers.utils import ModelOutput
 
-
-IGNORE_INDEX = -100  # label of positions without a target, as in transformers
-PADDING = 0  # input id after a sequence's end; item i of `item_ids` has input id i + 1 and label i
+from .sequence_batches import IGNORE_INDEX, PADDING, collate_sequences, length_batches
+from .vector_cache import index
 
 
 @strict
@@ -75,7 +74,7 @@ class SASRecLayer(nn.Module):
     def __init__(self, config: SASRecConfig) -> None:
         super().__init__()
         width = config.hidden_size
-        self.num_heads = config.num_attention_heads
+        self.head_size = width // config.num_attention_heads
         self.dropout = config.dropout
         self.attention_norm = nn.LayerNorm(width)
         self.query_key_value = nn.Linear(width, 3 * width)
@@ -85,16 +84,31 @@ class SASRecLayer(nn.Module):
             nn.Linear(width, 4 * width), nn.GELU(), nn.Dropout(config.dropout), nn.Linear(4 * width, width)
         )
 
-    def forward(self, hidden: torch.Tensor) -> torch.Tensor:
-        batch, length, width = hidden.shape
-        projected = self.query_key_value(self.attention_norm(hidden))  # (B, S, 3H)
-        query, key, value = projected.view(batch, length, 3, self.num_heads, -1).permute(2, 0, 3, 1, 4)
+    def forward(self, hidden: torch.Tensor, last: torch.Tensor | None = None) -> torch.Tensor:
+        """
+        All positions `(B, S, H)` of `hidden` `(B, S, H)`, or `(B, 1, H)` with the position `last` `(B,)` of each row
+        alone, which costs a sixth: the others are needed as keys and values only.
+        """
+        width, device = hidden.size(2), hidden.device
+        weight, bias = self.query_key_value.weight, self.query_key_value.bias
+        normed = self.attention_norm(hidden)
+        key, value = self._heads(F.linear(normed, weight[width:], bias[width:])).chunk(2, dim=1)  # (B, heads, S, .)
+        mask = None
+        if last is not None:
+            mask = (torch.arange(hidden.size(1), device=device) <= last[:, None])[:, None, None]  # (B, 1, 1, S)
+            chosen = torch.arange(len(last), device=device), last
+            hidden, normed = hidden[chosen][:, None], normed[chosen][:, None]  # (B, 1, H)
+        query = self._heads(F.linear(normed, weight[:width], bias[:width]))  # (B, heads, S, .)
         dropout = self.dropout if self.training else 0.0
-        # No padding mask: padding comes last, so that no real position can see it.
-        mixed = F.scaled_dot_product_attention(query, key, value, dropout_p=dropout, is_causal=True)
-        mixed = self.attention_output(mixed.transpose(1, 2).reshape(batch, length, width))  # (B, S, H)
+        # No padding mask for all positions: padding comes last, so that no real position can see it.
+        mixed = F.scaled_dot_product_attention(query, key, value, mask, dropout, is_causal=last is None)
+        mixed = self.attention_output(mixed.transpose(1, 2).flatten(2))  # (B, S, H)
         hidden = hidden + F.dropout(mixed, dropout)
         return hidden + F.dropout(self.feed_forward(self.feed_forward_norm(hidden)), dropout)
+
+    def _heads(self, projected: torch.Tensor) -> torch.Tensor:
+        """`(B, S, n * H)` to `(B, n * heads, S, H / heads)`."""
+        return projected.unflatten(2, (-1, self.head_size)).transpose(1, 2)
 
 
 class SASRecModel(PreTrainedModel):
@@ -179,27 +193,36 @@ class SASRecModel(PreTrainedModel):
             num_items_in_batch (`torch.Tensor` or `int`, *optional*): Number of targets of the whole optimiser step, by
                 which the summed loss is divided; defaults to that of this batch.
         """
+        if labels is None:
+            return SASRecOutput(logits=F.linear(self._last_vectors(input_ids), *self.item_head()))
+        wanted = labels != IGNORE_INDEX
+        logits = F.linear(self.norm(self.layers[-1](self._encode(input_ids))[wanted]), *self.item_head())  # (N, I)
+        loss = F.cross_entropy(logits.float(), labels[wanted], reduction="sum")
+        return SASRecOutput(
+            loss=loss / (len(logits) if num_items_in_batch is None else num_items_in_batch), logits=logits
+        )
+
+    def _encode(self, input_ids: torch.Tensor) -> torch.Tensor:
+        """Hidden states `(B, S, H)` before the last layer."""
         # Counted from the end, as left padding does: the latest item has the same position in every row
         lengths = (input_ids != PADDING).sum(1, keepdim=True)  # (B, 1)
         steps = torch.arange(input_ids.shape[1], device=input_ids.device)  # (S,)
         last = self.config.max_position_embeddings - 1
         positions = (steps + last + 1 - lengths).clamp(max=last)  # (B, S), the clamp is for padding
         hidden = self.dropout(self.item_embedding(input_ids) + self.position_embedding(positions))  # (B, S, H)
-        for layer in self.layers:
+        for layer in self.layers[:-1]:
             hidden = layer(hidden)
-        if labels is None:
-            last = (input_ids != PADDING).sum(1) - 1  # (B,)
-            return SASRecOutput(logits=self._item_scores(hidden[torch.arange(len(last)), last]))
-        wanted = labels != IGNORE_INDEX
-        logits = self._item_scores(hidden[wanted])  # (N, I)
-        loss = F.cross_entropy(logits.float(), labels[wanted], reduction="sum")
-        return SASRecOutput(
-            loss=loss / (len(logits) if num_items_in_batch is None else num_items_in_batch), logits=logits
-        )
+        return hidden
 
-    def _item_scores(self, hidden: torch.Tensor) -> torch.Tensor:
-        hidden = self.norm(hidden)
-        return F.linear(hidden, self.item_embedding.weight[1:]) if self.output is None else self.output(hidden)
+    def _last_vectors(self, input_ids: torch.Tensor) -> torch.Tensor:
+        last = (input_ids != PADDING).sum(1) - 1  # (B,)
+        return self.norm(self.layers[-1](self._encode(input_ids), last)[:, 0])  # (B, H)
+
+    def item_head(self) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Matrix `(I, H)` and bias `(I,)` that turn a vector into the scores of all items."""
+        return (
+            (self.item_embedding.weight[1:], None) if self.output is None else (self.output.weight, self.output.bias)
+        )
 
     def input_ids(self, history: Sequence[str]) -> list[int]:
         """Input ids of a history, of its latest items where it is longer than the model can see."""
@@ -229,27 +252,26 @@ class SASRecModel(PreTrainedModel):
         Raises:
             ValueError: For an empty history or an unknown item.
         """
-        rows = [{"input_ids": self.input_ids(history)} for history in histories]
-        # Rows of like length share a batch, so that little is spent on padding.
-        order = sorted(range(len(rows)), key=lambda row: len(rows[row]["input_ids"]))
-        scores = torch.empty(len(rows), len(self.item_index), device=self.device)
+        vectors = self.history_vectors([self.input_ids(history) for history in histories], batch_size)
+        return F.linear(vectors, *self.item_head()).float()  # (B, I)
+
+    @torch.no_grad()
+    def history_vectors(self, input_ids: Sequence[Sequence[int]], batch_size: int = 512) -> torch.Tensor:
+        """
+        What the output matrix is multiplied with to score the items after each history.
+
+        Args:
+            input_ids (`list[list[int]]`): Input ids of each history, see [`SASRecModel.input_ids`].
+            batch_size (`int`, *optional*, defaults to `512`): Number of histories in one forward pass at most.
+
+        Returns:
+            `torch.Tensor` of shape `(B, H)`: Without dropout and gradient.
+        """
+        vectors = self.norm.weight.new_empty(len(input_ids), self.config.hidden_size)
         training = self.training
         self.eval()
-        for start in range(0, len(order), batch_size):
-            chosen = order[start : start + batch_size]
-            batch = collate_sequences([rows[row] for row in chosen])
-            logits = self(batch["input_ids"].to(self.device)).logits
-            scores[torch.tensor(chosen, device=self.device)] = logits.float()
+        for chosen in length_batches([len(ids) for ids in input_ids], batch_size, self.device):
+            batch = collate_sequences([{"input_ids": input_ids[row]} for row in chosen])["input_ids"]
+            vectors[index(vectors, chosen)] = self._last_vectors(batch.to(self.device, non_blocking=True))
         self.train(training)
-        return scores
-
-
-def collate_sequences(rows: Sequence[dict[str, list[int]]]) -> dict[str, torch.Tensor]:
-    """Pad `input_ids` and, where there are any, `labels` after their ends to the longest row: `(B, S)` each."""
-    padding = {"input_ids": PADDING, "labels": IGNORE_INDEX}
-    return {
-        key: nn.utils.rnn.pad_sequence(
-            [torch.tensor(row[key]) for row in rows], batch_first=True, padding_value=padding[key]
-        )
-        for key in rows[0]
-    }
+        return vectors

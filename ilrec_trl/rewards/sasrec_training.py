@@ -11,7 +11,8 @@ import torch
 from transformers import EarlyStoppingCallback, EvalPrediction, Trainer, TrainingArguments, set_seed
 
 from ..data.splits import NextItemExample, Splits, UserSequence
-from .sasrec import IGNORE_INDEX, SASRecConfig, SASRecModel, collate_sequences
+from .sasrec import SASRecConfig, SASRecModel
+from .sequence_batches import IGNORE_INDEX, collate_sequences, length_batches
 
 
 def sasrec_training_arguments(output_dir: str | Path, **changes: Any) -> TrainingArguments:
@@ -111,12 +112,10 @@ def evaluate_sasrec(
         ValueError: For an empty history or an unknown item.
     """
     rows = _evaluation_rows(model, examples)
-    order = sorted(range(len(rows)), key=lambda row: len(rows[row]["input_ids"]))
     ranks = np.empty(len(rows), dtype=np.int64)
     training = model.training
     model.eval()
-    for start in range(0, len(order), batch_size):
-        chosen = order[start : start + batch_size]
+    for chosen in length_batches([len(row["input_ids"]) for row in rows], batch_size, model.device):
         batch = collate_sequences([rows[row] for row in chosen])
         batch = {key: value.to(model.device) for key, value in batch.items()}
         logits = model(**batch).logits  # (B, I)

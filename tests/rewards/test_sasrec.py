@@ -1,9 +1,11 @@
 import math
+import random
 
 import pytest
 import torch
 
-from ilrec_trl.rewards.sasrec import IGNORE_INDEX, SASRecConfig, SASRecModel, collate_sequences
+from ilrec_trl.rewards.sasrec import SASRecConfig, SASRecModel
+from ilrec_trl.rewards.sequence_batches import IGNORE_INDEX, collate_sequences
 from tests.references import naive_sasrec_scores
 
 
@@ -37,6 +39,15 @@ class TestSASRecModel:
         alone = torch.cat([model.score([history]) for history in histories])
         torch.testing.assert_close(together, alone)
         assert not together.requires_grad
+
+    def test_scores_in_batches_of_many_lengths_equal_the_naive_twin(self):
+        model = small_model(num_hidden_layers=3)
+        draw = random.Random(0)
+        histories = [[draw.choice(ITEMS) for _ in range(1 + place % 6)] for place in range(150)]
+        scores = model.score(histories)
+        for row in range(0, 150, 7):
+            expected = naive_sasrec_scores(model, [ITEMS.index(item) for item in histories[row]])
+            torch.testing.assert_close(scores[row].double(), expected, atol=1e-5, rtol=1e-5)
 
     def test_only_the_latest_items_of_a_long_history_count(self):
         model = small_model(max_position_embeddings=2)

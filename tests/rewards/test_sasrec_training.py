@@ -7,7 +7,7 @@ import torch
 
 from ilrec_trl.data.interactions import Interactions
 from ilrec_trl.data.splits import NextItemExample, Splits, UserSequence
-from ilrec_trl.rewards.sasrec import IGNORE_INDEX, SASRecConfig, SASRecModel
+from ilrec_trl.rewards.sasrec import SASRecConfig, SASRecModel
 from ilrec_trl.rewards.sasrec_training import (
     _ranking_quality,
     _training_rows,
@@ -15,6 +15,7 @@ from ilrec_trl.rewards.sasrec_training import (
     sasrec_training_arguments,
     train_sasrec,
 )
+from ilrec_trl.rewards.sequence_batches import IGNORE_INDEX
 
 
 ITEMS = [str(item) for item in range(12)]
