@@ -97,10 +97,13 @@ def _train(
 
 
 def _evaluate(options: o.EvaluateOptions, evaluation: o.EvaluationOptions) -> None:
+    from .evaluation.process_group import process_rank
     from .pipeline.evaluate import evaluate
     from .report.console import metrics_table, show
 
-    show(metrics_table(evaluate(options, evaluation)))
+    summary = evaluate(options, evaluation)
+    if process_rank()[0] == 0:
+        show(metrics_table(summary))
 
 
 def _recommend(options: o.RecommendOptions) -> None:

@@ -11,6 +11,7 @@ from transformers import AutoModelForCausalLM
 
 from ..data.splits import NextItemExample
 from ..evaluation.evaluator import RecommendationEvaluator
+from ..evaluation.process_group import process_rank
 from ..evaluation.recommend import recommend
 from ..report.console import show
 from ..report.results import MethodRanks, summarise_methods, write_ranks, write_results
@@ -43,6 +44,7 @@ def evaluator_of(
     return RecommendationEvaluator(
         questions,
         prepared.item_trie,
+        ranking=evaluation.ranking,  # type: ignore[arg-type]
         num_beams=evaluation.num_beams,
         batch_size=evaluation.eval_batch_size,
         exclude_history=evaluation.exclude_history,
@@ -59,26 +61,38 @@ def model_ranks(
     *,
     seed: int | None = None,
     settings: dict[str, Any] | None = None,
+    resume_dir: str | None = None,
 ) -> MethodRanks:
     """Where a language model puts the target of every example."""
     evaluator = evaluator_of(prepared, examples, evaluation, progress=True)
-    evaluator(model, prepared.tokenizer)
+    try:
+        evaluator(model, prepared.tokenizer, resume_dir=resume_dir)
+    except ValueError as error:
+        raise InputError(str(error)) from error
     ranks = evaluator.last_ranks
     assert ranks is not None
-    settings = (settings or {}) | {"num_beams": evaluation.num_beams, "exclude_history": evaluation.exclude_history}
+    used = {"exclude_history": evaluation.exclude_history, "ranking": evaluation.ranking}
+    if evaluation.ranking == "beam":
+        used["num_beams"] = evaluation.num_beams
+    settings = (settings or {}) | used
     return MethodRanks(method, ranks.users, ranks.starts, ranks.ties, seed, settings)
 
 
 def evaluate(options: EvaluateOptions, evaluation: EvaluationOptions) -> dict[str, Any]:
-    """The `evaluate` command: metrics of a saved model on a split, written where `output_dir` is given."""
+    """
+    The `evaluate` command: metrics of a saved model on a split. Of several processes, which share the users, the first
+    shows notes and writes to `output_dir`.
+    """
     prepared = PreparedData.load(options.prepared)
     model = load_model(options.model)
     examples = getattr(prepared.splits, options.split)
     name = Path(options.model).resolve().name
-    ranks = model_ranks(name, model, prepared, examples, evaluation)
+    ranks = model_ranks(name, model, prepared, examples, evaluation, resume_dir=options.resume_dir)
+    summary = summarise_methods([ranks])
+    if process_rank()[0] > 0:
+        return summary
     for note in prepared.notes:
         show(note)
-    summary = summarise_methods([ranks])
     if options.output_dir is not None:
         folder = Path(options.output_dir)
         folder.mkdir(parents=True, exist_ok=True)

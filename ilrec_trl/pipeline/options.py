@@ -188,8 +188,15 @@ class TrainingOptions:
 
 @dataclass
 class EvaluationOptions:
-    """Ranking: constrained beam search over the whole catalogue, for every user."""
+    """Ranking the whole catalogue for every user."""
 
+    ranking: str = field(
+        default="beam",
+        metadata={
+            "help": "'beam', constrained beam search, or 'exact', the score of every item, which costs more.",
+            "choices": ["beam", "exact"],
+        },
+    )
     exclude_history: bool = field(
         default=False,
         metadata={"help": "Never recommend an item of the user's history; the same for every method that is ranked."},
@@ -243,6 +250,10 @@ class EvaluateOptions:
     output_dir: str | None = field(
         default=None,
         metadata={"help": "Folder that receives metrics.json and ranks.parquet; without it none is written."},
+    )
+    resume_dir: str | None = field(
+        default=None,
+        metadata={"help": "Folder that receives the ranks of finished users; a killed evaluation goes on from it."},
     )
     split: str = field(default="test", metadata={"help": "Users' questions.", "choices": ["validation", "test"]})
 

@@ -100,6 +100,23 @@ def test_evaluate_repeats_what_the_run_found(run_folder, results, tmp_path):
     assert pq.read_table(tmp_path / "ranks.parquet").num_rows == NUM_USERS
 
 
+def test_evaluate_goes_on_from_finished_users(run_folder, tmp_path, capsys):
+    model = run_folder / "models/ilrec-seed1"
+    arguments = ["evaluate", "--prepared", str(run_folder / "data"), "--model", str(model), "--eval_batch_size", "9"]
+    arguments += ["--resume_dir", str(tmp_path)]
+    assert main(arguments) == 0
+    first = capsys.readouterr().out
+    rows = {path.name for path in tmp_path.glob("rows-*.npz")}
+    assert len(rows) == 1  # seven batches
+    assert main(arguments) == 0
+    assert capsys.readouterr().out == first
+    assert {path.name for path in tmp_path.glob("rows-*.npz")} == rows
+    assert main([*arguments, "--ranking", "exact"]) == 2
+    assert "ranks of another evaluation: its settings differed" in capsys.readouterr().err
+    assert main([*arguments[:-2], "--ranking", "exact"]) == 0
+    assert "hit@10" in capsys.readouterr().out
+
+
 def test_recommend_by_user_and_by_history(run_folder, capsys):
     base = ["recommend", "--prepared", str(run_folder / "data"), "--model", str(run_folder / "models/sft-seed0")]
     assert main([*base, "--history", "3", "4", "5", "--top_k", "4", "--exclude_history"]) == 0
