@@ -17,7 +17,9 @@ if TYPE_CHECKING:
     from .data.prompts import next_item_dataset, sequence_dataset
     from .data.synthetic import generate_store
     from .evaluation.evaluator import RecommendationEvaluator
-    from .evaluation.recommend import ItemTrieLogitsProcessor, rank_items, recommend
+    from .evaluation.exact_ranking import rank_items
+    from .evaluation.logits_processor import ItemTrieLogitsProcessor
+    from .evaluation.recommend import recommend
     from .evaluation.recommendation_callback import RecommendationCallback
     from .items.item_catalog import ItemCatalog
     from .items.item_token_training import check_item_tokens_train, item_token_settings
@@ -64,7 +66,7 @@ _MODULES = {
     "Interactions": ".data.interactions",
     "ItemCatalog": ".items.item_catalog",
     "ItemTrie": ".items.item_trie",
-    "ItemTrieLogitsProcessor": ".evaluation.recommend",
+    "ItemTrieLogitsProcessor": ".evaluation.logits_processor",
     "RecommendationCallback": ".evaluation.recommendation_callback",
     "RecommendationEvaluator": ".evaluation.evaluator",
     "RewardFunc": ".rewards.rewards",
@@ -77,7 +79,7 @@ _MODULES = {
     "item_token_settings": ".items.item_token_training",
     "merge_adapter": ".items.merge_adapter",
     "next_item_dataset": ".data.prompts",
-    "rank_items": ".evaluation.recommend",
+    "rank_items": ".evaluation.exact_ranking",
     "recommend": ".evaluation.recommend",
     "sequence_dataset": ".data.prompts",
     "train_sasrec": ".rewards.sasrec_training",

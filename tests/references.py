@@ -135,15 +135,24 @@ def naive_token_rewards(sequences, scores, prefix):
     return {token: mass / total if total > 0 else 0.0 for token, mass in masses.items()}
 
 
-def naive_token_scores(model, prompt, sequences):
-    """Log-probability of each token of each item after a prompt: one forward pass an item, no cache, no padding."""
+def naive_token_scores(model, prompt, sequences, normalise="vocabulary"):
+    """
+    Log-probability of each token of each item after a prompt: one forward pass an item, no cache, no padding. A share
+    of all tokens, or of those that continue the prefix in some item.
+    """
     import torch
 
     scores = {}
     for item, tokens in sequences.items():
         logits = model(input_ids=torch.tensor([[*prompt, *tokens]])).logits[0].double()
-        logprobs = logits.log_softmax(dim=-1)
-        scores[item] = [float(logprobs[len(prompt) - 1 + place, token]) for place, token in enumerate(tokens)]
+        scores[item] = []
+        for place, token in enumerate(tokens):
+            row = logits[len(prompt) - 1 + place]
+            if normalise == "continuations":
+                rivals = row[naive_next_tokens(sequences, tokens[:place])]
+            else:
+                rivals = row
+            scores[item].append(float(row[token] - rivals.logsumexp(dim=-1)))
     return scores
 
 
@@ -153,10 +162,21 @@ def naive_ranking(token_scores, sequences, excluded=()):
     return sorted(totals.items(), key=lambda pair: -pair[1])
 
 
-def naive_beam_search(token_scores, sequences, num_beams, excluded=()):
+def naive_at_most(ranking, most):
+    """The pairs of a ranking (best first, by sequence) without those that come after `most` of one first token."""
+    given, kept = {}, []
+    for tokens, score in ranking:
+        given[tokens[0]] = given.get(tokens[0], 0) + 1
+        if most is None or given[tokens[0]] <= most:
+            kept.append((tokens, score))
+    return kept
+
+
+def naive_beam_search(token_scores, sequences, num_beams, excluded=(), most=None, most_running=None):
     """
-    Beam search with plain lists: `num_beams` unfinished prefixes go on at every step, finished ones are kept apart.
-    The score of a prefix is read from any item that starts with it.
+    Beam search with plain lists: `num_beams` unfinished prefixes go on at every step, at most `most_running` of one
+    first token; finished ones, at most `most` of one, are kept apart. The score of a prefix is read from any item that
+    starts with it.
     """
     allowed = {item: list(tokens) for item, tokens in sequences.items() if item not in excluded}
     finished, running = [], [()]
@@ -168,8 +188,9 @@ def naive_beam_search(token_scores, sequences, num_beams, excluded=()):
                 item = min(naive_items(allowed, path))
                 found = (path, sum(token_scores[item][: len(path)]))
                 (finished if len(allowed[item]) == len(path) else longer).append(found)
-        running = [path for path, _ in sorted(longer, key=lambda pair: -pair[1])[:num_beams]]
-    return sorted(finished, key=lambda pair: -pair[1])[:num_beams]
+        longer = naive_at_most(sorted(longer, key=lambda pair: -pair[1]), most_running)
+        running = [path for path, _ in longer[:num_beams]]
+    return naive_at_most(sorted(finished, key=lambda pair: -pair[1]), most)[:num_beams]
 
 
 # -------------------------------------------------------------------------------------------- end of items and search

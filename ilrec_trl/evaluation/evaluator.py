@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from .exact_ranking import rank_items
 from .fingerprints import json_fingerprint, model_fingerprint, tokenizer_fingerprint, trie_fingerprint
 from .finished_users import FinishedUsers, Ranks
 from .metrics import metric_values, standard_error
 from .process_group import from_first, gather, has_sharded_weights, process_rank
-from .recommend import rank_items, recommend
+from .recommend import recommend
 from .target_ranks import ranks_by_scores, ranks_in_lists
 
 

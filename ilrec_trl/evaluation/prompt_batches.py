@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, TypeAlias
 
@@ -45,10 +45,23 @@ def tokenize_prompts(
 
 
 def prompt_batches(
-    encoded: Sequence[Sequence[int]], pad_token_id: int | None, batch_size: int
+    encoded: Sequence[Sequence[int]],
+    pad_token_id: int | None,
+    batch_size: int,
+    fitting: Callable[[int], int] | None = None,
 ) -> Iterator[tuple[list[int], Tensor, Tensor]]:
     """
     Batches of prompts of similar length, longest first, so that little is padding and memory runs out early or never.
+
+    Args:
+        encoded (`list[list[int]]`):
+            Token ids of each prompt.
+        pad_token_id (`int` or `None`):
+            Token to pad with.
+        batch_size (`int`):
+            Most prompts of a batch.
+        fitting (`Callable[[int], int]`, *optional*):
+            Most prompts of so many tokens.
 
     Yields:
         `tuple[list[int], torch.Tensor, torch.Tensor]`: rows of `encoded`, input ids and attention mask, both
@@ -57,9 +70,11 @@ def prompt_batches(
     if batch_size < 1:
         raise ValueError(f"Got batch_size={batch_size}, expected at least 1.")
     order = sorted(range(len(encoded)), key=lambda row: -len(encoded[row]))
-    for start in range(0, len(order), batch_size):
-        rows = order[start : start + batch_size]
-        width = len(encoded[rows[0]])
+    start = 0
+    while start < len(order):
+        width = len(encoded[order[start]])
+        rows = order[start : start + (batch_size if fitting is None else min(batch_size, fitting(width)))]
+        start += len(rows)
         # What padding holds is never seen: without a padding token any will do.
         input_ids = torch.full((len(rows), width), pad_token_id or 0)  # (B, S)
         attention_mask = torch.zeros_like(input_ids)  # (B, S)

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import copy
 import inspect
 from typing import Any
 
 import torch
 from torch import Tensor
 from transformers import PreTrainedModel
-from transformers.cache_utils import DynamicLayer
+
+from .item_token_head import ItemTokenHead
+from .memory_budget import shares_prompt
 
 
 class PromptDecoder:
@@ -27,34 +30,49 @@ class PromptDecoder:
             Prompts, padded on the left.
         attention_mask (`torch.Tensor` of shape `(B, S)`):
             1 on the prompts' tokens, 0 on padding.
+        tokens (`torch.Tensor` of shape `(T,)`, *optional*):
+            The only tokens that logits are needed of, ascending. Where they are less than half of the vocabulary and
+            the head is a plain linear layer, only their rows of it are multiplied, and `V` is `T` in what follows.
 
     Attributes:
         logits (`torch.Tensor` of shape `(B, W, V)`):
             Logits of the next token after each of the `W` latest continuations; `W` is 1 at first.
+        vocab_size (`int`):
+            Entries of the model's own vocabulary.
     """
 
-    def __init__(self, model: PreTrainedModel, input_ids: Tensor, attention_mask: Tensor) -> None:
+    def __init__(
+        self, model: PreTrainedModel, input_ids: Tensor, attention_mask: Tensor, tokens: Tensor | None = None
+    ) -> None:
         _check_left_padding(input_ids, attention_mask)
         self._model: Any = model
         base = getattr(model, "get_base_model", lambda: model)()
+        self._head = None if tokens is None else ItemTokenHead.of(model, base, tokens)
         self._parameters = inspect.signature(base.forward).parameters
-        self._cache_name = cache_name(model)
+        # Since transformers 5.24 models call their cache `cache`.
+        self._cache_name = "cache" if "cache" in self._parameters else "past_key_values"
         self._prompt_mask = attention_mask.bool()  # (B, S)
         self._lengths = attention_mask.sum(dim=1)  # (B,)
         self._steps = 0
         self._cache: Any = None
         positions = (attention_mask.cumsum(dim=1) - 1).clamp(min=0)  # (B, S)
-        outputs = self._call(input_ids, attention_mask, positions)
-        self.logits: Tensor = outputs.logits[:, -1:]  # (B, 1, V)
+        self.logits: Tensor = self._call(input_ids, attention_mask, positions, last_only=True)  # (B, 1, V)
+        self.vocab_size: int = self.logits.shape[-1] if self._head is None else self._head.vocab_size
         self._attention = base.config.get_text_config()._attn_implementation
-        self._shares_rows = (
-            self._attention in ("sdpa", "eager")
-            and "position_ids" in self._parameters
-            and not getattr(base.config, "alibi", False)
-            and all(type(layer) is DynamicLayer for layer in getattr(self._cache, "layers", [None]))
-        )
+        self._shares_rows = "position_ids" in self._parameters and shares_prompt(base)
         # Which of the columns behind the prompt each continuation sees: its own tokens.
         self._own = attention_mask.new_zeros(len(input_ids), 1, 0, dtype=torch.bool)  # (B, W, C)
+
+    def fork(self) -> PromptDecoder:
+        """A decoder that goes on from here by itself; before the first step it shares the prompts' cache."""
+        other = copy.copy(self)
+        if self._shares_rows and not self._steps:
+            # A pass puts new tensors into a layer's place; those that are there are left as they are.
+            other._cache = copy.copy(self._cache)
+            other._cache.layers = [copy.copy(layer) for layer in self._cache.layers]
+        else:
+            other._cache = copy.deepcopy(self._cache)
+        return other
 
     def step(self, tokens: Tensor, parents: Tensor) -> Tensor:
         """
@@ -85,7 +103,7 @@ class PromptDecoder:
             dtype = self.logits.dtype
             mask = torch.zeros(mask.shape, dtype=dtype, device=mask.device).masked_fill(~mask, torch.finfo(dtype).min)
         positions = (self._lengths[:, None] + self._steps).expand(-1, width)  # (B, W)
-        return self._call(tokens, mask, positions).logits
+        return self._call(tokens, mask, positions)
 
     def _step_apart(self, tokens: Tensor, parents: Tensor) -> Tensor:
         batch, width = tokens.shape
@@ -94,7 +112,7 @@ class PromptDecoder:
         mask = self._prompt_mask.repeat_interleave(width, dim=0).long()  # (B * W, S)
         mask = torch.nn.functional.pad(mask, (0, self._steps + 1), value=1)  # (B * W, S + steps)
         positions = (self._lengths + self._steps).repeat_interleave(width)[:, None]  # (B * W, 1)
-        return self._call(tokens.reshape(-1, 1), mask, positions).logits.view(batch, width, -1)
+        return self._call(tokens.reshape(-1, 1), mask, positions).view(batch, width, -1)
 
     def _drop_unseen(self, own: Tensor, keep: int) -> Tensor:
         """Forget columns that no continuation sees any longer, once they outnumber what a step adds."""
@@ -111,23 +129,25 @@ class PromptDecoder:
                 setattr(layer, name, torch.cat([states[:, :, :start], states[:, :, start:].gather(2, where)], dim=2))
         return own.gather(2, columns[:, None].expand(-1, own.shape[1], -1))
 
-    def _call(self, input_ids: Tensor, attention_mask: Tensor, positions: Tensor) -> Any:
+    def columns(self, tokens: Tensor) -> Tensor:
+        """Where in the last dimension of `logits` each token stands, in the shape of `tokens`; 0 for -1."""
+        return tokens.clamp(min=0) if self._head is None else self._head.columns[tokens.clamp(min=0)]
+
+    def _call(self, input_ids: Tensor, attention_mask: Tensor, positions: Tensor, last_only: bool = False) -> Tensor:
         arguments = {"input_ids": input_ids, "attention_mask": attention_mask, "use_cache": True}
         if "position_ids" in self._parameters:
             arguments["position_ids"] = positions
         if self._cache is not None:
             arguments[self._cache_name] = self._cache
-        elif "logits_to_keep" in self._parameters:
+        if self._head is not None:
+            outputs = self._head.backbone(**arguments)
+            self._cache = outputs[self._cache_name]
+            return self._head(outputs.last_hidden_state[:, -1:] if last_only else outputs.last_hidden_state)
+        if last_only and "logits_to_keep" in self._parameters:
             arguments["logits_to_keep"] = 1
         outputs = self._model(**arguments)
         self._cache = outputs[self._cache_name]
-        return outputs
-
-
-def cache_name(model: PreTrainedModel) -> str:
-    """What the model calls its cache: `cache` since transformers 5.24, `past_key_values` before."""
-    base = getattr(model, "get_base_model", lambda: model)()
-    return "cache" if "cache" in inspect.signature(base.forward).parameters else "past_key_values"
+        return outputs.logits[:, -1:] if last_only else outputs.logits
 
 
 def _check_left_padding(input_ids: Tensor, attention_mask: Tensor) -> None:

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeAlias
 
+import numpy as np
 import torch
-from safetensors.torch import load_file, save_file
+from numpy.typing import NDArray
 from torch import Tensor
 
-from .trie_arrays import TrieArrays, build_trie_arrays, check_item_scores
+from .item_ids import ItemId, ItemIds
+from .trie_arrays import TrieArrays, check_item_scores
+from .trie_building import build_trie_arrays, pad_sequences
+from .trie_files import load_trie, save_trie
 
 
-ItemId: TypeAlias = str | int
 Prefixes: TypeAlias = Sequence[Sequence[int]] | Tensor
 
 
@@ -30,11 +32,11 @@ class ItemTrie:
     Wherever a method takes `prefixes`, it accepts lists of tokens, a `(N, D)` tensor whose rows are padded with -1 at
     the end, or node ids as a `(N,)` tensor. Methods work on the device of the tensors they are given.
 
-    Build it with [`ItemTrie.from_sequences`].
+    Build it with [`ItemTrie.from_sequences`] or, for millions of items, [`ItemTrie.from_arrays`].
 
     Args:
-        item_ids (`list[str | int]`):
-            Ids in trie order, one per item.
+        item_ids (`list[str | int]` or `ItemIds`):
+            Distinct ids in trie order, one per item.
         arrays (`TrieArrays`):
             Nodes and item ranges.
         end_token_id (`int`, *optional*):
@@ -56,15 +58,12 @@ class ItemTrie:
     ```
     """
 
-    def __init__(self, item_ids: list[ItemId], arrays: TrieArrays, end_token_id: int | None = None) -> None:
+    def __init__(self, item_ids: list[ItemId] | ItemIds, arrays: TrieArrays, end_token_id: int | None = None) -> None:
         if len(item_ids) != arrays.num_items:
             raise ValueError(f"Got {len(item_ids)} item ids for a trie of {arrays.num_items} items.")
-        self.item_ids = item_ids
+        self._ids = item_ids if isinstance(item_ids, ItemIds) else ItemIds(item_ids)
         self.arrays = arrays
         self.end_token_id = end_token_id
-        self._columns = {item_id: column for column, item_id in enumerate(item_ids)}
-        if len(self._columns) != len(item_ids):
-            raise ValueError("Item ids must be distinct: each names one item of the catalogue.")
         self._copies: dict[torch.device, ItemTrie] = {}
 
     @classmethod
@@ -82,15 +81,51 @@ class ItemTrie:
             ValueError: for an empty catalogue or sequence, a negative token, a sequence that holds `end_token_id`, or
                 a sequence that another one continues.
         """
-        arrays, order = build_trie_arrays(sequences, end_token_id)
         item_ids = list(sequences)
+        arrays, order = build_trie_arrays(pad_sequences(sequences), item_ids, end_token_id)
         return cls([item_ids[row] for row in order], arrays, end_token_id)
 
+    @classmethod
+    def from_arrays(
+        cls, item_ids: range | Sequence[ItemId] | NDArray[Any], tokens: NDArray[Any], end_token_id: int | None = None
+    ) -> ItemTrie:
+        """
+        Build the trie of a large catalogue from arrays, without a Python object for each item.
+
+        Args:
+            item_ids (`range` or `np.ndarray` of shape `(I,)`):
+                Distinct integers or strings. They are kept as an array, and `trie.item_ids` reads from it.
+            tokens (`np.ndarray` of shape `(I, D)`):
+                Token ids of every item, rows padded with -1 at their end.
+            end_token_id (`int`, *optional*):
+                As in [`ItemTrie.from_sequences`].
+
+        Raises:
+            TypeError: for tokens that are no integers, or ids that are neither integers nor strings.
+            ValueError: as [`ItemTrie.from_sequences`], or for ids that are not distinct or not one for each row.
+
+        Example:
+
+        ```python
+        >>> trie = ItemTrie.from_arrays(range(100, 103), np.array([[1, 5], [1, 4], [2, 4]]))
+        >>> trie.items([1])
+        [101, 100]
+
+        ```
+        """
+        arrays, order = build_trie_arrays(tokens, item_ids, end_token_id)
+        return cls(ItemIds.from_source(item_ids, order), arrays, end_token_id)
+
+    @property
+    def item_ids(self) -> Sequence[ItemId]:
+        """Ids in trie order: the order of the columns wherever all items are scored."""
+        return self._ids.values if isinstance(self._ids.values, list) else self._ids
+
     def __len__(self) -> int:
-        return len(self.item_ids)
+        return len(self._ids)
 
     def __contains__(self, item_id: object) -> bool:
-        return item_id in self._columns
+        return bool(self._ids.columns([item_id])[0] >= 0)  # type: ignore[list-item]
 
     def __repr__(self) -> str:
         return f"ItemTrie({len(self)} items, {self.num_nodes} nodes, depth {self.depth})"
@@ -123,18 +158,19 @@ class ItemTrie:
 
     def index_of(self, item_ids: Sequence[ItemId]) -> Tensor:
         """Trie-order columns `(N,)` of items; `ValueError` naming those that are not in the catalogue."""
-        unknown = [item_id for item_id in item_ids if item_id not in self._columns]
-        if unknown:
+        columns = self._ids.columns(item_ids)
+        if (missing := columns < 0).any():
+            unknown = [item_ids[place] for place in np.flatnonzero(missing)[:5]]
             raise ValueError(
-                f"{len(unknown)} of {len(item_ids)} item ids are not in the catalogue of {len(self)} items: "
-                f"{unknown[:5]}{' ...' if len(unknown) > 5 else ''}. Ids look like {self.item_ids[0]!r}; add the "
+                f"{missing.sum()} of {len(item_ids)} item ids are not in the catalogue of {len(self)} items: "
+                f"{unknown}{' ...' if missing.sum() > 5 else ''}. Ids look like {self.item_ids[0]!r}; add the "
                 "missing items to the catalogue or drop them from the histories."
             )
-        return torch.tensor([self._columns[item_id] for item_id in item_ids], dtype=torch.long, device=self.device)
+        return torch.from_numpy(columns).to(self.device)
 
     def leaf_of(self, item_ids: Sequence[ItemId]) -> Tensor:
         """Leaf nodes `(N,)` of items."""
-        return self.arrays.item_leaf[self.index_of(item_ids)]  # (N,)
+        return self.arrays.item_leaf[self.index_of(item_ids)].long()  # (N,)
 
     def sequence(self, item_id: ItemId) -> list[int]:
         """Token sequence of an item, with the end token if the trie has one."""
@@ -146,42 +182,18 @@ class ItemTrie:
 
     def children(self, nodes: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """
-        All continuations of some nodes, ragged.
-
-        Args:
-            nodes (`torch.Tensor` of shape `(N,)`):
-                Node ids; -1 and leaves have no children.
-
-        Returns:
-            `tuple[torch.Tensor, torch.Tensor, torch.Tensor]`: row `n` of each edge, its token and the node it leads
-            to, each of shape `(E,)`; by row, tokens ascending.
+        All continuations of nodes `(N,)`, ragged: row `n` of each edge, its token and the node it leads to, each
+        `(E,)`; by row, tokens ascending. -1 and leaves have none.
         """
         return self.to(nodes.device).arrays.children(nodes)
 
     def is_leaf(self, nodes: Tensor) -> Tensor:
         """Whether each of `nodes` `(N,)` is a complete item; False for -1."""
-        first_child = self.to(nodes.device).arrays.first_child
-        known = nodes.clamp(min=0)
-        return (nodes >= 0) & (first_child[known] == first_child[known + 1])  # (N,)
+        return self.to(nodes.device).arrays.is_leaf(nodes)
 
     def locate(self, prefixes: Tensor) -> Tensor:
-        """
-        Nodes of prefixes.
-
-        Args:
-            prefixes (`torch.Tensor` of shape `(N, D)`):
-                Tokens, each row padded with -1 at its end.
-
-        Returns:
-            `torch.Tensor` of shape `(N,)`: node ids, -1 where no item starts so.
-        """
-        padding = prefixes < 0
-        if (padding[:, :-1] & ~padding[:, 1:]).any():
-            raise ValueError("A row of prefixes has a token after padding. Pad with -1 at the end of each row only.")
-        nodes = prefixes.new_zeros(len(prefixes), dtype=torch.long)  # (N,)
-        for level in range(prefixes.shape[1]):
-            nodes = torch.where(padding[:, level], nodes, self.child(nodes, prefixes[:, level]))
-        return nodes
+        """Nodes `(N,)` of prefixes `(N, D)`, each row padded with -1 at its end; -1 where no item starts so."""
+        return self.to(prefixes.device).arrays.locate(prefixes)
 
     def nodes(self, prefixes: Prefixes) -> Tensor:
         """Nodes `(N,)` of prefixes in any of the three forms; -1 where no item starts so."""
@@ -240,9 +252,7 @@ class ItemTrie:
         trie = self.to(item_scores.device)
         nodes = trie.nodes(prefixes).to(item_scores.device)
         rows = check_item_scores(item_scores, len(self), len(nodes), rows)
-        edge_rows, tokens, masses = trie.arrays.child_masses(item_scores, nodes, rows)
-        totals = masses.new_zeros(len(nodes)).index_add_(0, edge_rows, masses)  # (N,)
-        shares = masses / torch.where(totals > 0, totals, 1.0)[edge_rows]  # (E,)
+        edge_rows, tokens, shares = trie.arrays.child_shares(item_scores, nodes, rows)  # (E,)
         rewards = torch.zeros(len(nodes), vocab_size, dtype=torch.float32, device=nodes.device)  # (N, V)
         rewards[edge_rows, tokens] = shares.float()
         return rewards
@@ -258,7 +268,7 @@ class ItemTrie:
 
     def items_below(self, node: int) -> list[ItemId]:
         """Ids of the items below a node; for a leaf, the items that share its sequence."""
-        return self.item_ids[int(self.arrays.item_start[node]) : int(self.arrays.item_end[node])]
+        return list(self.item_ids[int(self.arrays.item_start[node]) : int(self.arrays.item_end[node])])
 
     def match(self, tokens: Sequence[int]) -> tuple[list[ItemId], int] | None:
         """
@@ -273,20 +283,12 @@ class ItemTrie:
 
     def save(self, directory: str | Path) -> None:
         """Write `trie.safetensors` and `trie.json` into `directory`."""
-        directory = Path(directory)
-        directory.mkdir(parents=True, exist_ok=True)
-        save_file(self.arrays.state(), directory / "trie.safetensors")
-        about = {"format": 1, "end_token_id": self.end_token_id, "item_ids": self.item_ids}
-        (directory / "trie.json").write_text(json.dumps(about, ensure_ascii=False), encoding="utf-8")
+        save_trie(directory, self._ids, self.arrays, self.end_token_id)
 
     @classmethod
     def load(cls, directory: str | Path) -> ItemTrie:
-        """Read what [`ItemTrie.save`] wrote."""
-        about = json.loads((Path(directory) / "trie.json").read_text(encoding="utf-8"))
-        if about.get("format") != 1:
-            raise ValueError(f"{directory} holds a trie of format {about.get('format')}, expected 1. Build it again.")
-        arrays = TrieArrays(**load_file(Path(directory) / "trie.safetensors"))
-        return cls(about["item_ids"], arrays, about["end_token_id"])
+        """Read what [`ItemTrie.save`] wrote. Arrays stay in the file, mapped into memory, until they are used."""
+        return cls(**load_trie(directory))
 
     def check_vocab_size(self, vocab_size: int) -> None:
         """Refuse a vocabulary that lacks tokens of the catalogue."""

@@ -1,15 +1,11 @@
-"""The arrays below an ItemTrie: how they are built, and the walks over them."""
+"""The arrays below an ItemTrie, and the walks over them."""
 
 from __future__ import annotations
 
-import operator
-from collections.abc import Mapping, Sequence
-from itertools import chain
-from typing import Any
+from collections.abc import Sequence
+from functools import cached_property
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 
@@ -20,7 +16,8 @@ _SMALL_MASS = 1e-6
 
 class TrieArrays:
     """
-    Nodes of a trie in breadth-first order; node 0 is the root.
+    Nodes of a trie in breadth-first order; node 0 is the root. Arrays are of 32-bit integers, 16 bytes a node; what
+    the methods return is of 64 bits.
 
     Args:
         node_tokens (`torch.Tensor` of shape `(nodes,)`):
@@ -32,27 +29,50 @@ class TrieArrays:
     """
 
     def __init__(self, node_tokens: Tensor, first_child: Tensor, item_start: Tensor, item_end: Tensor) -> None:
-        self.node_tokens = node_tokens.long()
-        self.first_child = first_child.long()
-        self.item_start = item_start.long()
-        self.item_end = item_end.long()
+        self.node_tokens = node_tokens.int()
+        self.first_child = first_child.int()
+        self.item_start = item_start.int()
+        self.item_end = item_end.int()
         self.max_token = int(self.node_tokens.max())
         self.num_items = int(self.item_end[0])
-        counts = self.first_child.diff()  # (nodes,)
-        parents = torch.repeat_interleave(counts)  # (edges,)
-        # Ascending, because nodes are numbered breadth first and tokens ascend below a node: one search finds a child.
-        self.edge_keys = parents * (self.max_token + 1) + self.node_tokens[1:]  # (edges,)
-        leaves = (counts == 0).nonzero().flatten()
-        leaves = leaves[self.item_start[leaves].argsort()]
-        self.item_leaf = leaves.repeat_interleave((self.item_end - self.item_start)[leaves])  # (I,)
-        self.depth, first, last = 0, 0, 1
-        while (first_below := int(self.first_child[first])) < (last_below := int(self.first_child[last])):
-            self.depth, first, last = self.depth + 1, first_below, last_below
+        # Known of each level on the host: where its nodes start, their most children, and whether items end here.
+        self.level_starts, self.max_children, self.has_leaves = [0, 1], list[int](), list[bool]()
+        first, last = 0, 1
+        while first < last:
+            counts = self.first_child[first : last + 1].diff()
+            self.max_children.append(int(counts.max()))
+            self.has_leaves.append(bool((counts == 0).any()))
+            first, last = last, int(self.first_child[last])
+            self.level_starts.append(last)
+        self.max_children, self.level_starts = self.max_children[:-1], self.level_starts[:-1]
+        self.depth = len(self.max_children)
+
+    @cached_property
+    def item_leaf(self) -> Tensor:
+        """Leaf of each item, `(I,)`."""
+        leaves = (self.first_child.diff() == 0).nonzero().flatten()
+        starts = self.item_start[leaves]
+        leaves = leaves[starts.argsort()]
+        return leaves.int().repeat_interleave((self.item_end[leaves] - self.item_start[leaves]).long())
+
+    @cached_property
+    def tokens(self) -> Tensor:
+        """Distinct tokens of all items `(T,)`, ascending."""
+        return self.node_tokens[1:].unique().long()
+
+    def level_size(self, level: int) -> int:
+        """Number of nodes that deep."""
+        return self.level_starts[level + 1] - self.level_starts[level]
+
+    @property
+    def num_bytes(self) -> int:
+        """Memory of the arrays."""
+        return sum(array.numel() * array.element_size() for array in self.state().values())
 
     def state(self) -> dict[str, Tensor]:
-        """What the constructor takes, in 32-bit integers on the CPU."""
+        """What the constructor takes, on the CPU."""
         names = ("node_tokens", "first_child", "item_start", "item_end")
-        return {name: getattr(self, name).to("cpu", torch.int32).contiguous() for name in names}
+        return {name: getattr(self, name).to("cpu").contiguous() for name in names}
 
     def to(self, device: torch.device) -> TrieArrays:
         copy = object.__new__(TrieArrays)
@@ -60,20 +80,79 @@ class TrieArrays:
             setattr(copy, name, value.to(device) if isinstance(value, Tensor) else value)
         return copy
 
-    def child(self, nodes: Tensor, tokens: Tensor) -> Tensor:
-        """Nodes `(N,)` reached from `nodes` `(N,)` by `tokens` `(N,)`; -1 where there is none."""
-        keys = nodes * (self.max_token + 1) + tokens  # (N,)
-        edges = torch.searchsorted(self.edge_keys, keys).clamp(max=len(self.edge_keys) - 1)  # (N,)
-        found = (self.edge_keys[edges] == keys) & (nodes >= 0) & (tokens >= 0) & (tokens <= self.max_token)
-        return torch.where(found, edges + 1, -1)
+    def child(self, nodes: Tensor, tokens: Tensor, level: int | None = None) -> Tensor:
+        """
+        Nodes reached from `nodes` by `tokens`, both of any one shape; -1 where there is none. `level` says that all
+        `nodes` but -1 are so deep, which shortens the search.
+        """
+        known = nodes.clamp(min=0)
+        low, end = self.first_child[known].long(), self.first_child[known + 1].long()
+        high = end
+        most = max(self.max_children) if level is None else self.max_children[level]
+        last = len(self.node_tokens) - 1
+        for _ in range(most.bit_length()):
+            middle = (low + high) // 2
+            after = (low < high) & (self.node_tokens[middle.clamp(max=last)] < tokens)
+            low, high = torch.where(after, middle + 1, low), torch.where(after, high, middle)
+        found = (low < end) & (self.node_tokens[low.clamp(max=last)] == tokens) & (nodes >= 0)
+        return torch.where(found, low, -1)
 
     def children(self, nodes: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Row, token and child node of every edge below `nodes` `(N,)`, each `(E,)`."""
-        known = nodes.clamp(min=0)
-        starts = self.first_child[known]
-        counts = torch.where(nodes >= 0, self.first_child[known + 1] - starts, 0)  # (N,)
+        starts, counts = self._child_ranges(nodes)  # (N,)
         rows, child_nodes = ragged_ranges(starts, counts)  # (E,)
-        return rows, self.node_tokens[child_nodes], child_nodes
+        return rows, self.node_tokens[child_nodes].long(), child_nodes
+
+    def padded_children(self, nodes: Tensor, level: int) -> tuple[Tensor, Tensor]:
+        """
+        All continuations of some nodes of one level, in a rectangle: no loop, and on an accelerator no wait for it.
+
+        Args:
+            nodes (`torch.Tensor` of shape `(..., W)`):
+                Nodes of that level; -1 has no children.
+            level (`int`):
+                Tokens before the nodes.
+
+        Returns:
+            `tuple[torch.Tensor, torch.Tensor]`: tokens, ascending, and child nodes, each `(..., W, C)` where `C` is
+            the most children that a node has; padded with -1.
+        """
+        starts, counts = self._child_ranges(nodes)  # (..., W)
+        # On the CPU it costs nothing to ask how wide the rectangle must be for these nodes.
+        width = int(counts.max()) if nodes.device.type == "cpu" else self.max_children[level]
+        places = torch.arange(width, device=nodes.device)  # (C,)
+        real = places < counts[..., None]  # (..., W, C)
+        child_nodes = torch.where(real, starts[..., None] + places, 0)  # (..., W, C)
+        tokens = self.node_tokens[child_nodes].long()  # (..., W, C): -1 for the root
+        return tokens, torch.where(real, child_nodes, -1)
+
+    def _child_ranges(self, nodes: Tensor) -> tuple[Tensor, Tensor]:
+        """First child and number of children of each node, in the shape of `nodes`."""
+        known = nodes.clamp(min=0)
+        starts = self.first_child[known].long()
+        return starts, torch.where(nodes >= 0, self.first_child[known + 1] - starts, 0)
+
+    def is_leaf(self, nodes: Tensor) -> Tensor:
+        """Whether each of `nodes`, of any shape, is a complete item; False for -1."""
+        known = nodes.clamp(min=0)
+        return (nodes >= 0) & (self.first_child[known] == self.first_child[known + 1])
+
+    def locate(self, prefixes: Tensor) -> Tensor:
+        """Nodes `(N,)` of prefixes `(N, D)`, padded with -1 at the end; -1 where no item starts so."""
+        padding = prefixes < 0
+        if (padding[:, :-1] & ~padding[:, 1:]).any():
+            raise ValueError("A row of prefixes has a token after padding. Pad with -1 at the end of each row only.")
+        nodes = prefixes.new_zeros(len(prefixes), dtype=torch.long)  # (N,)
+        for level in range(prefixes.shape[1]):
+            deeper = self.child(nodes, prefixes[:, level], level) if level < self.depth else nodes.new_tensor(-1)
+            nodes = torch.where(padding[:, level], nodes, deeper)
+        return nodes
+
+    def child_shares(self, item_scores: Tensor, nodes: Tensor, rows: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """As `child_masses`, but with each mass as a share of all those of its node, or 0 where that has none."""
+        edge_rows, tokens, masses = self.child_masses(item_scores, nodes, rows)
+        totals = masses.new_zeros(len(nodes)).index_add_(0, edge_rows, masses)  # (N,)
+        return edge_rows, tokens, masses / torch.where(totals > 0, totals, 1.0)[edge_rows]
 
     def child_masses(self, item_scores: Tensor, nodes: Tensor, rows: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """
@@ -99,41 +178,38 @@ class TrieArrays:
         totals = sums[rows, self.item_end[known]] - sums[rows, self.item_start[known]]  # (N,)
         doubtful = (totals < _SMALL_MASS * sums[rows, -1])[edge_rows].nonzero().flatten()
         if len(doubtful):
-            starts = self.item_start[child_nodes[doubtful]]
+            starts = self.item_start[child_nodes[doubtful]].long()
             edges, items = ragged_ranges(starts, self.item_end[child_nodes[doubtful]] - starts)
             exact = masses.new_zeros(len(doubtful))
             masses[doubtful] = exact.index_add_(0, edges, item_scores[score_rows[doubtful][edges], items].double())
         return edge_rows, tokens, masses.clamp(min=0)
 
     def num_items_below(self, nodes: Tensor) -> Tensor:
-        """Number of items `(N,)` below each of `nodes` `(N,)`."""
-        return self.item_end[nodes] - self.item_start[nodes]
+        """Number of items below each of `nodes`, in their shape."""
+        return (self.item_end[nodes] - self.item_start[nodes]).long()
 
     def parent(self, nodes: Tensor) -> Tensor:
         """Node `(N,)` above each of `nodes` `(N,)`, none of them the root."""
-        return self.edge_keys[nodes - 1] // (self.max_token + 1)
+        return torch.searchsorted(self.first_child, nodes.int(), right=True) - 1
 
     def path(self, node: int) -> list[int]:
         """Tokens from the root to `node`."""
         tokens: list[int] = []
         while node > 0:
-            parent, token = divmod(int(self.edge_keys[node - 1]), self.max_token + 1)
-            tokens.append(token)
-            node = parent
+            tokens.append(int(self.node_tokens[node]))
+            node = int(self.parent(torch.tensor([node], device=self.node_tokens.device)))
         return tokens[::-1]
 
     def walk(self, tokens: Sequence[int]) -> tuple[int, int] | None:
         """The leaf that a path along `tokens` runs into, and the tokens read; `None` where there is none."""
-        keys, first_child = self.edge_keys.numpy(), self.first_child.numpy()
+        node_tokens, first_child = self.node_tokens.numpy(), self.first_child.numpy()
         node = 0
         for read, token in enumerate(tokens, start=1):
-            if not 0 <= token <= self.max_token:
+            start, end = first_child[node : node + 2].tolist()
+            place = start + int(node_tokens[start:end].searchsorted(token))
+            if place == end or node_tokens[place] != token:
                 return None
-            key = node * (self.max_token + 1) + token
-            edge = int(keys.searchsorted(key))
-            if edge == len(keys) or keys[edge] != key:
-                return None
-            node = edge + 1
+            node = place
             if first_child[node] == first_child[node + 1]:
                 return node, read
         return None
@@ -144,44 +220,6 @@ def ragged_ranges(starts: Tensor, counts: Tensor) -> tuple[Tensor, Tensor]:
     rows = torch.repeat_interleave(counts)  # (E,)
     offsets = starts - (counts.cumsum(0) - counts)  # (N,)
     return rows, torch.arange(len(rows), device=rows.device) + offsets[rows]
-
-
-def build_trie_arrays(
-    sequences: Mapping[Any, Sequence[int]], end_token_id: int | None = None
-) -> tuple[TrieArrays, NDArray[np.int64]]:
-    """
-    Sort the sequences once and number the nodes level by level.
-
-    Returns:
-        `tuple[TrieArrays, numpy.ndarray]`: the arrays, and the rows of `sequences` in trie order `(I,)`; items with
-        the same sequence keep their order.
-    """
-    tokens, lengths = _pad(sequences, end_token_id)  # (I, D), (I,)
-    order = np.lexsort(tokens.T[::-1])  # (I,)
-    tokens, lengths = tokens[order], lengths[order]
-    _refuse_prefixes(list(sequences), tokens, lengths, order)
-
-    num_items, depth = tokens.shape
-    node_tokens, starts, ends, parents = [np.array([-1])], [np.array([0])], [np.array([num_items])], []
-    differs = np.zeros(num_items, dtype=bool)  # whether a row's prefix is new at this level
-    differs[0] = True
-    node_of_row = np.zeros(num_items, dtype=np.int64)
-    num_nodes = 1
-    for level in range(depth):
-        differs[1:] |= tokens[1:, level] != tokens[:-1, level]
-        heads = np.flatnonzero(differs & (lengths > level))  # first row of each node
-        # A node's rows end where the next prefix starts, be it of a node or of an item that has already ended.
-        bounds = np.append(np.flatnonzero(differs), num_items)
-        node_tokens.append(tokens[heads, level])
-        starts.append(heads)
-        ends.append(bounds[np.searchsorted(bounds, heads, side="right")])
-        parents.append(node_of_row[heads])
-        node_of_row = np.where(lengths > level, num_nodes - 1 + np.cumsum(differs & (lengths > level)), 0)
-        num_nodes += len(heads)
-    counts = np.bincount(np.concatenate(parents), minlength=num_nodes)
-    first_child = 1 + np.concatenate([[0], np.cumsum(counts)])
-    columns = (np.concatenate(node_tokens), first_child, np.concatenate(starts), np.concatenate(ends))
-    return TrieArrays(*(torch.from_numpy(column) for column in columns)), order
 
 
 def check_item_scores(item_scores: Tensor, num_items: int, num_prefixes: int, rows: Tensor | None) -> Tensor:
@@ -208,49 +246,3 @@ def check_item_scores(item_scores: Tensor, num_items: int, num_prefixes: int, ro
             "index for each prefix."
         )
     return rows.to(item_scores.device)  # (N,)
-
-
-def _pad(
-    sequences: Mapping[Any, Sequence[int]], end_token_id: int | None
-) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Sequences as one array (I, D) padded with -1, and their lengths (I,)."""
-    if not sequences:
-        raise ValueError("Got an empty catalogue, expected at least one item.")
-    lengths = np.fromiter(map(len, sequences.values()), np.int64, len(sequences))
-    try:
-        flat = np.fromiter(map(operator.index, chain.from_iterable(sequences.values())), np.int64, lengths.sum())
-    except TypeError as error:
-        raise TypeError("Token sequences must hold integer token ids. Tokenize texts first.") from error
-    ids = list(sequences)
-    if not lengths.all():
-        raise ValueError(f"Item {ids[lengths.argmin()]!r} has no tokens. Give it a text or leave it out.")
-    owners = np.repeat(np.arange(len(ids)), lengths)
-    if flat.min() < 0:
-        item_id, token = ids[owners[flat.argmin()]], flat.min()
-        raise ValueError(f"Item {item_id!r} has token {token}, expected token ids of 0 or more.")
-    tokens = np.full((len(ids), lengths.max() + (end_token_id is not None)), -1, dtype=np.int64)
-    tokens[np.arange(tokens.shape[1]) < lengths[:, None]] = flat
-    if end_token_id is not None:
-        if (held := flat == end_token_id).any():
-            raise ValueError(
-                f"Item {ids[owners[held.argmax()]]!r} already holds end_token_id {end_token_id}, which is appended to "
-                "every sequence. Pass sequences without it."
-            )
-        tokens[np.arange(len(ids)), lengths] = end_token_id
-        lengths = lengths + 1
-    return tokens, lengths
-
-
-def _refuse_prefixes(
-    ids: list[Any], tokens: NDArray[np.int64], lengths: NDArray[np.int64], order: NDArray[np.int64]
-) -> None:
-    """In sorted order a sequence stands right before those that continue it, so neighbours tell."""
-    same = tokens[:-1] == tokens[1:]
-    same |= np.arange(tokens.shape[1]) >= lengths[:-1, None]
-    clashes = np.flatnonzero(same.all(axis=1) & (lengths[:-1] < lengths[1:]))
-    if len(clashes):
-        short, long = order[clashes[0]], order[clashes[0] + 1]
-        raise ValueError(
-            f"The token sequence of item {ids[short]!r} is the start of that of item {ids[long]!r}, so that decoding "
-            f"could not tell them apart ({len(clashes)} such pairs). Pass `end_token_id` to end every sequence."
-        )

@@ -101,18 +101,19 @@ def resolve_intermediate_layers(layers: int | str | list[int], num_layers: int) 
     return indices
 
 
-def project_to_logits(model: PreTrainedModel, hidden_states: Tensor) -> Tensor:
+def project_to_logits(model: PreTrainedModel, hidden_states: Tensor, head: nn.Module | None = None) -> Tensor:
     """
     Logits of normed hidden states, with the model's own head, logit scale and soft-capping.
 
     Args:
         hidden_states (`torch.Tensor` of shape `(..., H)`).
+        head (`torch.nn.Module`, *optional*): One that takes the place of the model's own, such as some of its rows.
 
     Returns:
         `torch.Tensor` of shape `(..., V)`, float32 (float64 for a float64 model).
     """
     config = model.config.get_text_config()
-    head = model.get_output_embeddings()
+    head = model.get_output_embeddings() if head is None else head
     if not torch.is_autocast_enabled(hidden_states.device.type):
         # trainable parameters of a quantised model are cast to bfloat16, which its hidden states need not be
         hidden_states = hidden_states.to(head.weight.dtype)

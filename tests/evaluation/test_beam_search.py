@@ -1,12 +1,18 @@
 """Beam search against brute force and against a plain-list beam search, and the models it must work with."""
 
+import math
+import random
+
+import numpy as np
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
 from transformers import (
     AutoModelForCausalLM,
     BloomConfig,
+    CohereConfig,
     FalconConfig,
+    Gemma2Config,
     Gemma3TextConfig,
     GPT2Config,
     GPTNeoXConfig,
@@ -19,7 +25,7 @@ from transformers import (
 from ilrec_trl import ItemTrie
 from ilrec_trl.evaluation.beam_search import _sort_keys, constrained_beam_search
 from ilrec_trl.evaluation.prompt_decoder import PromptDecoder
-from tests.references import naive_beam_search, naive_ranking, naive_token_scores
+from tests.references import naive_at_most, naive_beam_search, naive_ranking, naive_token_scores
 
 
 VOCAB_SIZE, END = 24, 1
@@ -73,13 +79,22 @@ def trie_of(name):
     return ItemTrie.from_sequences({item: tokens[:-1] for item, tokens in CATALOGUES[name].items()}, end_token_id=END)
 
 
-@pytest.fixture(scope="module")
-def token_scores(model):
+def scores_of_tokens(model, normalise):
     with torch.no_grad():
         return {
-            name: [naive_token_scores(model, prompt, sequences) for prompt in PROMPTS]
+            name: [naive_token_scores(model, prompt, sequences, normalise) for prompt in PROMPTS]
             for name, sequences in CATALOGUES.items()
         }
+
+
+@pytest.fixture(scope="module")
+def token_scores(model):
+    return scores_of_tokens(model, "vocabulary")
+
+
+@pytest.fixture(scope="module")
+def shares_of_continuations(model):
+    return scores_of_tokens(model, "continuations")
 
 
 def found_by_search(model, trie, num_beams, prompts=PROMPTS, **options):
@@ -124,6 +139,118 @@ def test_with_enough_beams_it_is_the_exact_ranking(name, model, token_scores):
             expected = naive_ranking(token_scores[name][row], CATALOGUES[name])
             assert len(expected) == leaves
             assert_equal_rankings(found[row], expected)
+
+
+@pytest.mark.parametrize("name", CATALOGUES)
+@pytest.mark.parametrize("num_beams", [1, 3, 7, 50])
+def test_probabilities_may_be_shares_of_the_continuations(name, num_beams, model, shares_of_continuations):
+    """A prefix of one continuation then costs nothing, and all items together have probability 1."""
+    found = found_by_search(model, trie_of(name), num_beams, normalise="continuations")
+    for row, scores in enumerate(shares_of_continuations[name]):
+        assert_equal_rankings(found[row], naive_beam_search(scores, CATALOGUES[name], num_beams))
+        if num_beams == 50:
+            assert sum(math.exp(score) for _, score in found[row]) == pytest.approx(1, abs=1e-4)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_only_the_item_tokens_rows_of_the_head_are_multiplied(dtype):
+    """With a head of few item tokens, scale and soft-cap of the model included."""
+    config = {**COMMON, "vocab_size": 100, "initializer_range": 0.3}
+    configs = [
+        LlamaConfig(**config),
+        CohereConfig(**config, num_key_value_heads=1, logit_scale=0.25),
+        Gemma2Config(**config, head_dim=8, num_key_value_heads=1, final_logit_softcapping=3.0, sliding_window=64),
+    ]
+    prompt = batch_of(PROMPTS)
+    for each in configs:
+        model = build(each, "eager").to(dtype)
+        tokens = torch.tensor([2, 3, 12, 13, 99])
+        narrow, whole = PromptDecoder(model, *prompt, tokens), PromptDecoder(model, *prompt)
+        assert narrow._head is not None
+        assert narrow.logits.shape == (3, 1, 5)
+        assert narrow.columns(tokens).tolist() == [0, 1, 2, 3, 4]
+        step = torch.tensor([[2, 99]] * 3), torch.zeros(3, 2, dtype=torch.long)
+        tolerance = {"rtol": 1e-4, "atol": 1e-4} if dtype == torch.float32 else {"rtol": 3e-2, "atol": 3e-2}
+        with torch.no_grad():
+            torch.testing.assert_close(narrow.logits, whole.logits[..., tokens].float(), **tolerance)
+            torch.testing.assert_close(narrow.step(*step), whole.step(*step)[..., tokens].float(), **tolerance)
+        assert PromptDecoder(model, *prompt, torch.arange(60))._head is None  # most of the vocabulary
+
+
+def test_a_head_that_is_no_plain_layer_is_used_whole(model):
+    """And so is that of a model whose own forward does something to the hidden states."""
+
+    class Shifted(type(model)):
+        def forward(self, *args, **kwargs):
+            output = super().forward(*args, **kwargs)
+            output.logits = output.logits + torch.arange(output.logits.shape[-1])
+            return output
+
+    prompt, tokens = batch_of(PROMPTS), torch.tensor([2, 3])
+    assert PromptDecoder(model, *prompt, tokens)._head is not None
+    torch.manual_seed(0)
+    assert PromptDecoder(Shifted(model.config).eval(), *prompt, tokens)._head is None
+    other = build(LlamaConfig(**COMMON))
+    other.lm_head = torch.nn.Sequential(other.lm_head)
+    other.lm_head.weight = other.lm_head[0].weight
+    assert PromptDecoder(other, *prompt, tokens)._head is None
+
+
+@pytest.mark.parametrize("name", CATALOGUES)
+@pytest.mark.parametrize(("num_beams", "most"), [(3, 1), (7, 2), (20, 4), (50, 3), (500, 2), (7, 100)])
+def test_at_most_so_many_of_one_first_token(name, num_beams, most, model, token_scores):
+    """Beams are shared out among the first tokens that the results need; with enough of them nothing is lost."""
+    groups = len({tokens[0] for tokens in CATALOGUES[name].values()})
+    running = max(most, num_beams // min(math.ceil(num_beams / most), groups))
+    found = found_by_search(model, trie_of(name), num_beams, max_per_first_token=most)
+    for row, scores in enumerate(token_scores[name]):
+        expected = naive_beam_search(scores, CATALOGUES[name], num_beams, most=most, most_running=running)
+        assert_equal_rankings(found[row], expected)
+        if num_beams == 500:
+            assert_equal_rankings(found[row], naive_at_most(naive_ranking(scores, CATALOGUES[name]), most))
+
+
+@pytest.mark.parametrize("name", CATALOGUES)
+@pytest.mark.parametrize("num_beams", [2, 50])
+def test_only_allowed_items_take_a_beam(name, num_beams, model, token_scores):
+    """Lists, and masks, for all prompts and for each; with items excluded besides."""
+    sequences, trie = CATALOGUES[name], trie_of(name)
+    rng = random.Random(3)
+    lists = [rng.sample(sorted(sequences), count) for count in (1, 12, 25)]
+    shared, out = lists[1], [lists[1][:3], [], lists[1]]
+
+    def mask(items):
+        return torch.tensor([item in items for item in trie.item_ids])
+
+    def expect(allowed_by_row, excluded_by_row):
+        same = allowed_by_row == [shared] * 3
+        for options in (
+            {"allow": allowed_by_row, "exclude": excluded_by_row},
+            {
+                "allow": torch.stack([mask(items) for items in allowed_by_row]),
+                "exclude": torch.stack([mask(items) for items in excluded_by_row]),
+            },
+            {
+                "allow": np.array(shared) if allowed_by_row == [shared] * 3 else allowed_by_row,
+                "exclude": excluded_by_row,
+            },
+            {
+                "allow": mask(shared) if same else allowed_by_row,
+                "exclude": mask(out[0]) if excluded_by_row == [out[0]] * 3 else excluded_by_row,
+            },
+        ):
+            found = found_by_search(model, trie, num_beams, **options)
+            for row in range(3):
+                closed = set(sequences) - set(allowed_by_row[row]) | set(excluded_by_row[row])
+                expected = naive_beam_search(token_scores[name][row], sequences, num_beams, excluded=closed)
+                assert_equal_rankings(found[row], expected)
+
+    expect([shared] * 3, [[]] * 3)
+    expect([shared] * 3, out)
+    expect([shared] * 3, [out[0]] * 3)
+    expect(lists, out)
+    expect(lists, [out[0]] * 3)
+    expect([sorted(sequences)] * 3, out)
 
 
 @pytest.mark.parametrize("name", CATALOGUES)
@@ -275,6 +402,20 @@ def test_wrong_arguments_are_refused(model):
         constrained_beam_search(model, input_ids, attention_mask, trie, num_beams=2, exclude=[[], []])
     with pytest.raises(ValueError, match="not in the catalogue"):
         constrained_beam_search(model, input_ids, attention_mask, trie, num_beams=2, exclude=[[], ["tuba"], []])
+    wrong = torch.ones(3, 7, dtype=torch.bool)
+    for name in ("allow", "exclude"):
+        with pytest.raises(TypeError, match=f"{name} that mixes"):
+            constrained_beam_search(
+                model, input_ids, attention_mask, trie, num_beams=2, **{name: ["item1", ["item2"]]}
+            )
+        with pytest.raises(TypeError, match=r"Pass \['item1'\]"):
+            constrained_beam_search(model, input_ids, attention_mask, trie, num_beams=2, **{name: "item1"})
+        with pytest.raises(ValueError, match=rf"shape \(3, 7\) as {name}, expected a mask .* \(40,\) or \(3, 40\)"):
+            constrained_beam_search(model, input_ids, attention_mask, trie, num_beams=2, **{name: wrong})
+    with pytest.raises(ValueError, match="normalise='items'"):
+        constrained_beam_search(model, input_ids, attention_mask, trie, num_beams=2, normalise="items")
+    with pytest.raises(ValueError, match="max_per_first_token=0"):
+        constrained_beam_search(model, input_ids, attention_mask, trie, num_beams=2, max_per_first_token=0)
     wide = ItemTrie.from_sequences({"a": [99]})
     with pytest.raises(ValueError, match=f"uses token 99, but the vocabulary has {VOCAB_SIZE}"):
         constrained_beam_search(model, input_ids, attention_mask, wide, num_beams=2)

@@ -1,13 +1,16 @@
 import gzip
 import json
+from collections import Counter
+from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
-from transformers import LlamaConfig, LlamaForCausalLM
+from transformers import AutoModelForCausalLM, LlamaConfig, MistralConfig
 from trl.data_utils import _tokenize
 
 from ilrec_trl import ItemCatalog, ItemTrie, ItemTrieLogitsProcessor, rank_items, recommend
+from ilrec_trl.evaluation.memory_budget import MIB, search_bytes
 from ilrec_trl.evaluation.prompt_batches import evaluation_mode, prompt_batches, tokenize_prompts
 from tests.references import naive_ranking, naive_token_scores
 
@@ -23,9 +26,9 @@ CHAT_TEMPLATE = (
 )
 
 
-def build_model(vocab_size, dropout=0.0):
+def build_model(vocab_size, dropout=0.0, kind=LlamaConfig, **options):
     torch.manual_seed(0)
-    config = LlamaConfig(
+    config = kind(
         vocab_size=vocab_size,
         hidden_size=16,
         intermediate_size=32,
@@ -36,8 +39,9 @@ def build_model(vocab_size, dropout=0.0):
         bos_token_id=None,
         eos_token_id=1,
         attention_dropout=dropout,
+        **options,
     )
-    return LlamaForCausalLM(config).eval()
+    return AutoModelForCausalLM.from_config(config).eval()
 
 
 class Shop:
@@ -68,10 +72,10 @@ def shop(request):
     return request.getfixturevalue(request.param)
 
 
-def naive_pairs(shop, prompt):
+def naive_pairs(shop, prompt, normalise="vocabulary"):
     """All pairs of item and score, best first, by one whole forward pass an item."""
     with torch.no_grad():
-        scores = naive_token_scores(shop.model, shop.tokenizer(prompt)["input_ids"], shop.sequences)
+        scores = naive_token_scores(shop.model, shop.tokenizer(prompt)["input_ids"], shop.sequences, normalise)
     ranking = naive_ranking(scores, shop.sequences)
     return [(item, s) for tokens, s in ranking for item in shop.sequences if tuple(shop.sequences[item]) == tokens]
 
@@ -111,16 +115,86 @@ def test_excluded_items_are_left_out_one_by_one(shop):
     assert [item for item, _ in results[2]] == list(shop.sequences)[:1]
 
 
-def test_rank_items_is_brute_force(shop):
-    for batch_size in (3, 512):
-        scores = rank_items(shop.model, shop.tokenizer, shop.prompts, shop.trie, batch_size=batch_size)
+@pytest.mark.parametrize("normalise", ["vocabulary", "continuations"])
+def test_rank_items_is_brute_force(shop, normalise):
+    for batch_size, chunk_size in ((1, 1), (2, 3), (8, 512)):
+        scores = rank_items(
+            shop.model,
+            shop.tokenizer,
+            shop.prompts,
+            shop.trie,
+            normalise=normalise,
+            batch_size=batch_size,
+            chunk_size=chunk_size,
+        )
         assert scores.shape == (3, len(shop.trie))
         for prompt, row in zip(shop.prompts, scores, strict=True):
-            expected = dict(naive_pairs(shop, prompt))
+            expected = dict(naive_pairs(shop, prompt, normalise))
             torch.testing.assert_close(
                 row.tolist(), [expected[item] for item in shop.trie.item_ids], rtol=1e-4, atol=1e-4
             )
     assert rank_items(shop.model, shop.tokenizer, [], shop.trie).shape == (0, len(shop.trie))
+
+
+def test_rank_items_of_a_model_whose_beams_cannot_share_a_prompt(titles):
+    model = build_model(len(titles.tokenizer), kind=MistralConfig, num_key_value_heads=1, sliding_window=4)
+    scores = rank_items(model, titles.tokenizer, titles.prompts, titles.trie, chunk_size=4)
+    with torch.no_grad():
+        for prompt, row in zip(titles.prompts, scores, strict=True):
+            expected = naive_token_scores(model, titles.tokenizer(prompt)["input_ids"], titles.sequences)
+            totals = [sum(expected[item]) for item in titles.trie.item_ids]
+            torch.testing.assert_close(row.tolist(), totals, rtol=1e-4, atol=1e-4)
+
+
+def test_allowed_items_and_groups_are_kept_item_by_item(shop):
+    """Of items that share a token sequence one may be allowed, and the limit of a first token counts each."""
+    allow = sorted(shop.sequences)[::2]
+    options = {"top_k": len(shop.trie), "num_beams": len(shop.trie)}
+    run = partial(recommend, shop.model, shop.tokenizer, shop.prompts, shop.trie, **options)
+    for results in (run(allow=allow), run(allow=[allow] * 3), run(exclude=sorted(shop.sequences)[1::2])):
+        for prompt, found in zip(shop.prompts, results, strict=True):
+            assert_equal_pairs(found, [pair for pair in naive_pairs(shop, prompt) if pair[0] in allow])
+    # With room for all items of every first token the list is the exact ranking without those beyond the limit.
+    beams = len(shop.trie) * len(shop.trie.next_tokens([]))
+    for most in (1, 2, 5):
+        for prompt, found in zip(shop.prompts, run(max_per_first_token=most, num_beams=beams), strict=True):
+            given, expected = Counter(), []
+            for item, score in naive_pairs(shop, prompt):
+                given[shop.sequences[item][0]] += 1
+                if given[shop.sequences[item][0]] <= most:
+                    expected.append((item, score))
+            assert_equal_pairs(found, expected)
+
+
+def test_a_memory_budget_decides_the_batch_and_nothing_else(semantic, monkeypatch):
+    shop = semantic
+    encoded = tokenize_prompts(shop.tokenizer, shop.prompts)
+    each = [search_bytes(shop.model, shop.trie, len(tokens), 8) / MIB for tokens in encoded]
+    assert each[0] > each[2] > each[1]  # by length
+    sizes = []
+    batches = prompt_batches
+
+    def record(*args):
+        for batch in batches(*args):
+            sizes.append(len(batch[0]))
+            yield batch
+
+    monkeypatch.setattr("ilrec_trl.evaluation.recommend.prompt_batches", record)
+    run = partial(recommend, shop.model, shop.tokenizer, shop.prompts, shop.trie, top_k=8, num_beams=8)
+    whole = run()
+    for budget, batch_size, expected in (
+        (each[0] * 1.01, None, [1, 1, 1]),
+        (each[0] * 2.01, None, [2, 1]),
+        (each[0] * 100, None, [3]),
+        (each[0] * 100, 2, [2, 1]),
+    ):
+        sizes.clear()
+        found = run(memory_budget_mib=budget, batch_size=batch_size)
+        assert sizes == expected
+        for one, other in zip(found, whole, strict=True):
+            assert_equal_pairs(one, other)
+    with pytest.raises(ValueError, match=r"One prompt of 12 tokens needs about \d+ MiB, more than memory_budget_mib"):
+        run(memory_budget_mib=each[0] * 0.99)
 
 
 def run_generate(shop, num_beams):
@@ -256,7 +330,7 @@ def test_real_semantic_ids_against_brute_force():
     model = build_model(len(tokenizer))
     histories = list(json.loads(gzip.open(path / "inter.json.gz").read()).values())[:3]
     prompts = ["".join(catalog.text(str(item)) for item in history) for history in histories]
-    exact = rank_items(model, tokenizer, prompts, trie, batch_size=4096)
+    exact = rank_items(model, tokenizer, prompts, trie)
     results = recommend(model, tokenizer, prompts, trie, top_k=10, num_beams=1000)
     for row, found in enumerate(results):
         columns = trie.index_of([item for item, _ in found])

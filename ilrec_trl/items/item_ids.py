@@ -1,0 +1,145 @@
+"""Ids of a catalogue's items in trie order, as a list or as an array, and their way back to columns."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any, TypeAlias, overload
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+
+ItemId: TypeAlias = str | int
+
+_CHUNK = 100_000  # strings turned into Python objects at once
+
+
+class ItemIds(Sequence[ItemId]):
+    """
+    Item ids in trie order.
+
+    A list is kept as it is and looked up with a dict, made at the first look-up. An array of numbers or strings stays
+    an array and is looked up by binary search, so that ten million ids cost 8 to 20 bytes each and 4 for the search.
+
+    Args:
+        values (`list[str | int]` or `np.ndarray` of shape `(I,)`):
+            Distinct ids.
+        order (`np.ndarray` of shape `(I,)`, *optional*):
+            Indices that sort `values`, where they are known.
+    """
+
+    def __init__(self, values: list[ItemId] | NDArray[Any], order: NDArray[np.int32] | None = None) -> None:
+        self.values = values
+        self._order = order
+        self._rows: dict[ItemId, int] | None = None
+        if isinstance(values, list):
+            distinct = len(set(values)) == len(values)
+        elif order is None:
+            self._order = np.argsort(values).astype(np.int32)
+            distinct = not _any_equal_neighbours(values, self._order)
+        else:
+            distinct = True
+        if not distinct:
+            raise ValueError("Item ids must be distinct: each names one item of the catalogue.")
+
+    @classmethod
+    def from_source(cls, item_ids: range | Sequence[ItemId] | NDArray[Any], rows: NDArray[np.int64]) -> ItemIds:
+        """The ids that stand at `rows` `(I,)` of the caller's own order."""
+        if isinstance(item_ids, range):
+            order = np.empty(len(rows), dtype=np.int32)
+            order[rows] = np.arange(len(rows), dtype=np.int32)
+            if item_ids.step < 0:
+                order = order[::-1]
+            # A range that fits 32 bits takes half the memory.
+            small = len(item_ids) and -(2**31) <= min(item_ids) and max(item_ids) < 2**31
+            values: NDArray[Any] = rows * item_ids.step + item_ids.start
+            return cls(values.astype(np.int32) if small else values, order)
+        array = np.asarray(item_ids)
+        if array.ndim != 1 or array.dtype.kind not in "iuUT":
+            raise TypeError(
+                f"Got item ids of type {array.dtype} and shape {array.shape}, expected a range, or one dimension of "
+                "integers or of strings."
+            )
+        if array.dtype.kind == "U":
+            array = array.astype(np.dtypes.StringDType())
+        return cls(array[rows])
+
+    def __len__(self) -> int:
+        return len(self.values)
+
+    @overload
+    def __getitem__(self, index: int) -> ItemId: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[ItemId]: ...
+    def __getitem__(self, index: int | slice) -> ItemId | list[ItemId]:
+        found = self.values[index]
+        if isinstance(found, np.ndarray):
+            return found.tolist()
+        return found.item() if isinstance(found, np.generic) else found
+
+    def __iter__(self) -> Iterator[ItemId]:
+        for start in range(0, len(self), _CHUNK):
+            yield from self[start : start + _CHUNK]
+
+    def __eq__(self, other: object) -> bool:
+        if isinstance(other, ItemIds):
+            other = other.values
+        if isinstance(other, (list, np.ndarray)):
+            return len(self) == len(other) and all(a == b for a, b in zip(self, other, strict=True))
+        return NotImplemented
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def __repr__(self) -> str:
+        return f"ItemIds({len(self)} ids, e.g. {self[0]!r})"
+
+    def columns(self, item_ids: Sequence[ItemId]) -> NDArray[np.int64]:
+        """Where each of `item_ids` `(N,)` stands; -1 for an id that is not there."""
+        if isinstance(self.values, list):
+            if self._rows is None:
+                self._rows = {item_id: column for column, item_id in enumerate(self.values)}
+            return np.fromiter((self._rows.get(item_id, -1) for item_id in item_ids), np.int64, len(item_ids))
+        assert self._order is not None
+        found = np.full(len(item_ids), -1, dtype=np.int64)
+        kind: Any = str if self.values.dtype.kind == "T" else (int, np.integer)
+        asked = item_ids if isinstance(item_ids, np.ndarray) else np.array(item_ids, dtype=object)
+        places = np.flatnonzero([isinstance(item_id, kind) for item_id in asked])
+        if len(places):
+            queries = np.array(asked[places].tolist(), dtype=self.values.dtype if kind is str else np.int64)
+            columns = self._order[np.searchsorted(self.values, queries, sorter=self._order).clip(max=len(self) - 1)]
+            found[places] = np.where(self.values[columns] == queries, columns, -1)
+        return found
+
+    def arrays(self) -> dict[str, NDArray[Any]]:
+        """An array of ids as arrays of numbers, to be saved; strings as the bytes of all and where each one ends."""
+        assert isinstance(self.values, np.ndarray)
+        assert self._order is not None
+        if self.values.dtype.kind != "T":
+            return {"item_ids": self.values, "item_id_order": self._order}
+        encoded = [item_id.encode() for item_id in self]  # type: ignore[union-attr]
+        ends = np.fromiter(map(len, encoded), np.int64, len(encoded)).cumsum()
+        content = np.frombuffer(b"".join(encoded), dtype=np.uint8)
+        return {"item_id_bytes": content, "item_id_ends": ends, "item_id_order": self._order}
+
+    @classmethod
+    def from_arrays(cls, arrays: dict[str, NDArray[Any]]) -> ItemIds:
+        """Read what [`ItemIds.arrays`] gave."""
+        if "item_ids" in arrays:
+            return cls(arrays["item_ids"], arrays["item_id_order"])
+        offsets = np.concatenate([[0], arrays["item_id_ends"]])
+        buffers = pa.py_buffer(offsets), pa.py_buffer(arrays["item_id_bytes"])
+        strings = pa.LargeStringArray.from_buffers(len(offsets) - 1, *buffers)
+        values = np.empty(len(strings), dtype=np.dtypes.StringDType())
+        for start in range(0, len(strings), _CHUNK):
+            values[start : start + _CHUNK] = strings.slice(start, _CHUNK).to_pylist()
+        return cls(values, arrays["item_id_order"])
+
+
+def _any_equal_neighbours(values: NDArray[Any], order: NDArray[np.int32]) -> bool:
+    """Whether two ids are the same, chunk by chunk so that no sorted copy is made."""
+    for start in range(0, len(values), _CHUNK):
+        chunk = values[order[start : start + _CHUNK + 1]]
+        if bool((chunk[1:] == chunk[:-1]).any()):
+            return True
+    return False
