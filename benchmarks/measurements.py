@@ -76,6 +76,37 @@ def write_results(benchmark: str, rows: list[dict[str, Any]], folder: Path = RES
     return path
 
 
+def plot_ratios(rows: list[dict[str, Any]], metric: str, path: Path) -> None:
+    """Every ratio of one metric to its baseline, a panel a case: medians, with the 20th and 80th percentile."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    chosen = [row for row in rows if row["metric"] == metric and row.get("ratio") and row["system"] != row["baseline"]]
+    cases = list(dict.fromkeys(row["case"] for row in chosen))
+    groups = [[row for row in chosen if row["case"] == case] for case in cases]
+    heights = [0.8 + 0.32 * len(group) for group in groups]
+    figure, panels = pyplot.subplots(
+        len(cases), figsize=(8, sum(heights)), height_ratios=heights, squeeze=False, layout="constrained"
+    )
+    for panel, case, group in zip(panels[:, 0], cases, groups, strict=True):
+        middle, low, high = (
+            np.array([float(row[name]) for row in group]) for name in ("ratio", "ratio_low", "ratio_high")
+        )
+        names = [row["system"] for row in group]
+        panel.barh(names, middle, xerr=(middle - low, high - middle), color="tab:blue", height=0.6)
+        panel.axvline(1, color="black", linewidth=0.8)
+        panel.invert_yaxis()
+        panel.set_title(f"{case}: {metric} / {group[0]['baseline']}", fontsize=9, loc="left")
+        panel.tick_params(labelsize=8)
+        for place, value in enumerate(middle):
+            panel.annotate(f" {value:.2f}", (high[place], place), va="center", fontsize=8)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=120)
+    pyplot.close(figure)
+
+
 def device() -> str:
     """The accelerator, or the processor with the threads that torch uses."""
     import torch
