@@ -70,8 +70,9 @@ class Job:
 class Workbench:
     """Catalogue, tokenizer, rows and SASRec of a job; weights and rows are drawn by chance."""
 
-    def __init__(self, job: Job, num_rows: int) -> None:
+    def __init__(self, job: Job, num_rows: int, make_model: Callable[[], Any] | None = None) -> None:
         self.job = job
+        self.make_model = make_model
         generator = random.Random(0)
         self.catalog = _catalog(job, generator)
         size = min(job.vocab_size, 8_192)
@@ -93,7 +94,9 @@ class Workbench:
         return {"prompt": prompt, "completion": text, "history": history, "item": item, "user": "u"}
 
     def model(self) -> Any:
-        """The job's Llama from random weights, the same at each call."""
+        """The job's Llama from random weights, the same at each call, or what `make_model` builds."""
+        if self.make_model is not None:
+            return self.make_model()
         config = LlamaConfig(
             vocab_size=self.job.vocab_size,
             pad_token_id=self.tokenizer.pad_token_id,
@@ -239,7 +242,9 @@ class NaiveILRecTrainer(SFTTrainer):
         return terms
 
 
-def systems(bench: Workbench, steps: int, options: dict[str, Any], methods: list[str]) -> dict[str, System]:
+def systems(
+    bench: Workbench, steps: int, options: dict[str, Any], methods: list[str], peft_config: Any = None
+) -> dict[str, System]:
     """The trainers named in `methods`, each built on first use."""
     common = {
         "max_steps": steps,
@@ -251,7 +256,7 @@ def systems(bench: Workbench, steps: int, options: dict[str, Any], methods: list
         "seed": 0,
         **options,
     }
-    makers = {name: _maker(bench, common, name) for name in methods}
+    makers = {name: _maker(bench, common, name, peft_config) for name in methods}
     return {name: System(make) for name, make in makers.items()}
 
 
@@ -265,7 +270,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
 }
 
 
-def _maker(bench: Workbench, common: dict[str, Any], name: str) -> Callable[[], Any]:
+def _maker(bench: Workbench, common: dict[str, Any], name: str, peft_config: Any) -> Callable[[], Any]:
     folder = tempfile.mkdtemp()
     rows, tokenizer = bench.rows, bench.tokenizer
     sft = {"max_length": None, "output_dir": folder, **common}
@@ -273,7 +278,13 @@ def _maker(bench: Workbench, common: dict[str, Any], name: str) -> Callable[[], 
     def make_sft():
         columns = ["prompt", "completion"]
         data = Dataset.from_list(rows).select_columns(columns)
-        return SFTTrainer(bench.model(), args=SFTConfig(**sft), train_dataset=data, processing_class=tokenizer)
+        return SFTTrainer(
+            bench.model(),
+            args=SFTConfig(**sft),
+            train_dataset=data,
+            processing_class=tokenizer,
+            peft_config=peft_config,
+        )
 
     def make_ilrec():
         settings = VARIANTS[name]
@@ -285,6 +296,7 @@ def _maker(bench: Workbench, common: dict[str, Any], name: str) -> Callable[[], 
             processing_class=tokenizer,
             item_trie=bench.item_trie,
             reward_func=reward,
+            peft_config=peft_config,
         )
 
     def make_naive():
