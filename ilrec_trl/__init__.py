@@ -14,8 +14,10 @@ from ._version import __version__
 
 if TYPE_CHECKING:
     from .data.interactions import Interactions
+    from .data.prompt_renderer import PromptRenderer
     from .data.prompts import next_item_dataset, sequence_dataset
     from .data.synthetic import generate_store
+    from .data.tasks import task_dataset
     from .evaluation.evaluator import RecommendationEvaluator
     from .evaluation.exact_ranking import rank_items
     from .evaluation.logits_processor import ItemTrieLogitsProcessor
@@ -40,6 +42,7 @@ __all__ = [
     "ItemCatalog",
     "ItemTrie",
     "ItemTrieLogitsProcessor",
+    "PromptRenderer",
     "RecommendationCallback",
     "RecommendationEvaluator",
     "RewardFunc",
@@ -56,6 +59,7 @@ __all__ = [
     "rank_items",
     "recommend",
     "sequence_dataset",
+    "task_dataset",
     "train_sasrec",
 ]
 
@@ -67,6 +71,7 @@ _MODULES = {
     "ItemCatalog": ".items.item_catalog",
     "ItemTrie": ".items.item_trie",
     "ItemTrieLogitsProcessor": ".evaluation.logits_processor",
+    "PromptRenderer": ".data.prompt_renderer",
     "RecommendationCallback": ".evaluation.recommendation_callback",
     "RecommendationEvaluator": ".evaluation.evaluator",
     "RewardFunc": ".rewards.rewards",
@@ -82,6 +87,7 @@ _MODULES = {
     "rank_items": ".evaluation.exact_ranking",
     "recommend": ".evaluation.recommend",
     "sequence_dataset": ".data.prompts",
+    "task_dataset": ".data.tasks",
     "train_sasrec": ".rewards.sasrec_training",
 }
 

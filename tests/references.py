@@ -242,3 +242,39 @@ def naive_sasrec_scores(model, history, row_length=None):
 
 
 # ---------------------------------------------------------------------------------------------------- end of SASRec
+
+
+# ---------------------------------------------------------------------------------------------------------- prompts
+
+
+def naive_row_length(tokenizer, prompt, completion, chat_template_kwargs=None):
+    """Tokens of one row as SFTTrainer prepares it: with the end token after a text, or through the chat template."""
+    if isinstance(prompt, str):
+        return len(tokenizer(prompt + completion + tokenizer.eos_token)["input_ids"])
+    options = {"tokenize": True, "return_dict": True, **(chat_template_kwargs or {})}
+    return len(tokenizer.apply_chat_template(prompt + completion, **options)["input_ids"])
+
+
+def naive_shown(history, max_history, max_length, row_length):
+    """Drop the oldest item, one at a time, until the row that `row_length(history)` measures fits; keep the newest."""
+    shown = history[-max_history:]
+    while len(shown) > 1 and row_length(shown) > max_length:
+        shown = shown[1:]
+    return shown
+
+
+def naive_windows(items, number_shown):
+    """Context and targets of a sequence's rows; `number_shown(history)` counts the items that a prompt shows."""
+    rows, target = [], 1
+    while target < len(items):
+        context = max(1, number_shown(items[:target]) // 2)
+        history, targets = items[target - context : target], []
+        # Another target, as long as its prompt would show all that the row shows before it
+        while target < len(items) and (not targets or number_shown(items[:target]) >= len(history) + len(targets)):
+            targets.append(items[target])
+            target += 1
+        rows.append((history, targets))
+    return rows
+
+
+# --------------------------------------------------------------------------------------------------- end of prompts

@@ -9,8 +9,7 @@ from pathlib import Path
 from peft import AutoPeftModelForCausalLM
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from ilrec_trl import ItemCatalog, ItemTrie, recommend
-from ilrec_trl.data.prompts import prompt_renderer
+from ilrec_trl import ItemCatalog, ItemTrie, PromptRenderer, recommend
 
 
 parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -28,7 +27,7 @@ catalog = ItemCatalog.load(options.model)
 names = catalog if catalog.titles is None else catalog.as_kind("titles")
 
 # The prompt must be rendered as it was in training; with a template of your own pass it here too.
-prompt = prompt_renderer(catalog)(options.history)
+prompt = PromptRenderer(catalog).prompts([options.history])[0]
 ranked = recommend(
     model,
     tokenizer,

@@ -2,87 +2,45 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any, Protocol
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
+from .prompt_renderer import ItemTexts, PromptRenderer, check_history
 from .splits import NextItemExample, UserSequence
 
 
 if TYPE_CHECKING:
     from datasets import Dataset
 
-# Semantic-ID tokens say where an item ends, so that a history needs no words between them.
-SEMANTIC_ID_TEMPLATE = "{% for item in history %}{{ item }}{{ separator }}{% endfor %}"
-
-# Every item, the last one too, is followed by the separator: the prompt then ends with it and no token can merge
-# across the border to the completion, and a longer history only ever appends, as `sequence_dataset` requires.
-TITLE_TEMPLATE = "The user bought, in order:\n" + SEMANTIC_ID_TEMPLATE
-
-
-class ItemTexts(Protocol):
-    """What a catalogue must offer here; [`ItemCatalog`] does."""
-
-    def text(self, item_id: str) -> str:
-        """Text of an item, its title or its semantic-ID tokens in a row."""
-
-
-def prompt_renderer(
-    catalog: ItemTexts, template: str | None = None, separator: str | None = None
-) -> Callable[[Sequence[str]], str]:
-    """
-    Compile a template into a function from a history to the prompt.
-
-    Args:
-        catalog ([`ItemCatalog`]): Gives the items' texts. Any object with `text(item_id)` will do.
-        template (`str`, *optional*): Jinja template with the variables `history` (list of item texts, oldest first)
-            and `separator`. Defaults to the bare items for semantic IDs and to one introducing line for titles.
-        separator (`str`, *optional*): Text after every item. Defaults to nothing for semantic IDs and a new line
-            otherwise.
-    """
-    from jinja2 import StrictUndefined
-    from jinja2.sandbox import ImmutableSandboxedEnvironment
-
-    semantic = getattr(catalog, "kind", "titles") == "semantic_ids"
-    if template is None:
-        template = SEMANTIC_ID_TEMPLATE if semantic else TITLE_TEMPLATE
-    if separator is None:
-        separator = "" if semantic else "\n"
-    environment = ImmutableSandboxedEnvironment(keep_trailing_newline=True, undefined=StrictUndefined)
-    compiled = environment.from_string(template)
-
-    def render(history: Sequence[str]) -> str:
-        return compiled.render(history=[catalog.text(item) for item in history], separator=separator)
-
-    return render
-
 
 def next_item_dataset(
     examples: Iterable[NextItemExample],
-    catalog: ItemTexts,
+    catalog: ItemTexts | PromptRenderer,
     *,
-    template: str | None = None,
-    separator: str | None = None,
-    max_history: int = 20,
-    conversational: bool = False,
+    seed: int | None = None,
+    **options: Any,
 ) -> Dataset:
     """
     One row a target: the history is the prompt, the next item the completion.
 
     Args:
         examples (`Iterable` of [`NextItemExample`]): For example `splits.test` or `splits.train_examples()`.
-        catalog ([`ItemCatalog`]): Gives the items' texts. Any object with `text(item_id)` will do.
-        template (`str`, *optional*): Jinja template of the prompt, see [`prompt_renderer`].
-        separator (`str`, *optional*): Text after every item of the history, see [`prompt_renderer`].
-        max_history (`int`, *optional*, defaults to `20`): Number of items a prompt shows at most; the oldest are
-            dropped.
-        conversational (`bool`, *optional*, defaults to `False`): Give prompt and completion as lists of chat messages.
+        catalog ([`ItemCatalog`] or [`PromptRenderer`]): Gives the items' texts. Any object with `text(item_id)` will
+            do. A renderer brings its own options.
+        seed (`int`, *optional*): Draws one of several templates for each row. Without it, as in evaluation, all rows
+            have the first.
+        **options: `template`, `separator`, `max_history`, `conversational`, `tokenizer`, `max_length` and the other
+            arguments of [`PromptRenderer`].
 
     Returns:
         `datasets.Dataset` with the columns `prompt`, `completion`, `history` (list of the item ids that the prompt
-        shows), `item` (target id) and `user`.
+        shows), `item` (target id) and `user`; and `chat_template_kwargs` where the renderer has some.
 
     Raises:
-        ValueError: For an item the catalogue does not know or an empty history, with row and user.
+        ValueError: For an item the catalogue does not know, an empty history, or a target that is too long for
+            `max_length` even with one item of history; with row and user.
 
     Example:
 
@@ -96,127 +54,198 @@ def next_item_dataset(
 
     ```
     """
-    _check_max_history(max_history)
-    render = prompt_renderer(catalog, template, separator)
-    rows = []
-    for number, (user, history, item) in enumerate(examples):
-        shown = list(history[-max_history:])
-        _check_row(number, user, [*shown, item], catalog)
-        prompt, completion = render(shown), catalog.text(item)
-        rows.append(_row(prompt, completion, shown, item, user, conversational))
-    return _dataset(rows)
+    return dataset_of(next_item_rows(examples, renderer_of(catalog, options), seed))
 
 
 def sequence_dataset(
-    sequences: Iterable[UserSequence],
-    catalog: ItemTexts,
-    *,
-    template: str | None = None,
-    separator: str | None = None,
-    max_history: int = 20,
-    conversational: bool = False,
+    sequences: Iterable[UserSequence], catalog: ItemTexts | PromptRenderer, *, seed: int | None = None, **options: Any
 ) -> Dataset:
     """
     One row a user sequence, in which every item after the user's first is a target exactly once.
 
     The text of a row up to a target is the very text that [`next_item_dataset`] would give as prompt for the same
-    history, so that training on whole sequences, many times cheaper, fits prompts of one question each.
+    history, so that training on whole sequences, many times cheaper, fits prompts of one question each. (Not so in
+    conversations, where the items after the first target are in the assistant's message.)
 
-    A sequence of more than `max_history + 1` items becomes several rows. The first shows the user's first item and
-    asks the `max_history` items that follow. Every later row shows the `max_history // 2` items before its targets (at
-    least one) as context and asks the next ones, so that no row holds more than `max_history + 1` items.
+    A sequence whose last target could not see the row's whole history, by `max_history` or `max_length`, becomes
+    several rows. The first shows the user's first item and asks as many of the following as can see it. Every later
+    row shows, as context, half of the items that its first target could see (at least one), and goes on likewise; so
+    no row holds more than `max_history + 1` items.
 
     Args:
         sequences (`Iterable` of [`UserSequence`]): For example `splits.train`.
-        catalog ([`ItemCatalog`]): Gives the items' texts. Any object with `text(item_id)` will do.
-        template (`str`, *optional*): Jinja template of the prompt, see [`prompt_renderer`]. A longer history may only
-            append to the text of a shorter one.
-        separator (`str`, *optional*): Text after every item but the last, see [`prompt_renderer`]. For titles pass
-            `tokenizer.eos_token`, here and in `next_item_dataset`, so that every title in the row ends with that
-            token.
-        max_history (`int`, *optional*, defaults to `20`): Largest number of items before a target.
-        conversational (`bool`, *optional*, defaults to `False`): Give prompt and completion as lists of chat messages.
+        catalog ([`ItemCatalog`] or [`PromptRenderer`]): As in [`next_item_dataset`].
+        seed (`int`, *optional*): As in [`next_item_dataset`].
+        **options: Arguments of [`PromptRenderer`]. A longer history may only append to the text that a template gives
+            to a shorter one. For titles pass `separator=tokenizer.eos_token`, here and in [`next_item_dataset`], so
+            that every title in the row ends with that token.
 
     Returns:
         `datasets.Dataset` with the columns `prompt`, `completion`, `history` (list of the item ids in the prompt),
-        `item` (list of target ids; the history of the j-th is `history + item[:j]`) and `user`. Users of a single item
-        have no target and no row.
+        `item` (list of target ids; the history of the j-th is `history + item[:j]`) and `user`; and
+        `chat_template_kwargs` where the renderer has some. Users of a single item have no target and no row.
 
     Raises:
-        ValueError: For an item the catalogue does not know, with row and user, or a template that does more than
-            append.
+        ValueError: For an item the catalogue does not know, or one too long for `max_length` even with one item of
+            history, with row and user; or a template that does more than append.
     """
-    _check_max_history(max_history)
-    render = prompt_renderer(catalog, template, separator)
-    rows: list[dict[str, Any]] = []
-    for user, items in sequences:
-        for history, targets in _windows(list(items), max_history):
-            _check_row(len(rows), user, [*history, *targets], catalog)
-            prompt, completion = _prompt_and_targets(render, history, targets, catalog)
-            rows.append(_row(prompt, completion, history, targets, user, conversational))
-    return _dataset(rows)
+    return dataset_of(sequence_rows(sequences, renderer_of(catalog, options), seed))
 
 
-def _windows(items: list[str], max_history: int) -> Iterator[tuple[list[str], list[str]]]:
-    """Context and targets of each row of one user."""
-    context, start = 1, 1
-    while start < len(items):
-        end = start + max_history + 1 - context
-        yield items[start - context : start], items[start:end]
-        context, start = max(1, max_history // 2), end
+def next_item_rows(
+    examples: Iterable[NextItemExample], renderer: PromptRenderer, seed: int | None
+) -> dict[str, list[Any]]:
+    """Columns of [`next_item_dataset`]."""
+    users, histories, items = [], [], []
+    for number, (user, history, item) in enumerate(examples):
+        newest = list(history[-renderer.max_history :])
+        check_history(f"Row {number} (user {user!r})", newest, renderer.texts)
+        check_history(f"Row {number} (user {user!r})", [item], renderer.target_texts)
+        users.append(user)
+        histories.append(newest)
+        items.append(item)
+    variants = draw(len(users), renderer, seed)
+    shown = _shown(renderer, histories, items, [f"Row {n} (user {user!r})" for n, user in enumerate(users)], variants)
+    prompts = [renderer.render(history, variant) for history, variant in zip(shown, variants, strict=True)]
+    return columns_of(renderer, prompts, [renderer.target_texts[item] for item in items], shown, items, users)
+
+
+def sequence_rows(
+    sequences: Iterable[UserSequence], renderer: PromptRenderer, seed: int | None
+) -> dict[str, list[Any]]:
+    """Columns of [`sequence_dataset`]."""
+    _refuse_for_sequences(renderer)
+    asked = [(user, list(items)) for user, items in sequences if len(items) > 1]
+    for user, items in asked:
+        check_history(f"The sequence of user {user!r}", items, renderer.texts)
+    columns: dict[str, list[Any]] = {name: [] for name in ("prompts", "completions", "histories", "targets", "users")}
+    variants = draw(len(asked), renderer, seed)
+    for (user, items), variant, visible in zip(asked, variants, _visible(asked, renderer, variants), strict=True):
+        for start, first, end in _windows(visible):
+            history, targets = items[start:first], items[first:end]
+            prompt, completion = _prompt_and_targets(renderer, history, targets, variant)
+            for column, value in zip(columns.values(), (prompt, completion, history, targets, user), strict=True):
+                column.append(value)
+    return columns_of(renderer, *columns.values())
+
+
+def renderer_of(catalog: ItemTexts | PromptRenderer, options: dict[str, Any]) -> PromptRenderer:
+    """The renderer that was given, or one of a catalogue with these options."""
+    if not isinstance(catalog, PromptRenderer):
+        return PromptRenderer(catalog, **options)
+    if options:
+        raise TypeError(f"Got a PromptRenderer and {sorted(options)}; give these to the renderer.")
+    return catalog
+
+
+def draw(number: int, renderer: PromptRenderer, seed: int | None) -> list[int]:
+    """A template for each row."""
+    if seed is None or len(renderer.templates) == 1:
+        return [0] * number
+    return np.random.default_rng(seed).integers(len(renderer.templates), size=number).tolist()
+
+
+def columns_of(
+    renderer: PromptRenderer,
+    prompts: Sequence[str],
+    completions: Sequence[str],
+    histories: Sequence[list[str] | None],
+    items: Sequence[str | list[str] | None],
+    users: Sequence[str | None],
+) -> dict[str, list[Any]]:
+    """Columns of a data set."""
+    columns: dict[str, list[Any]] = {
+        "prompt": [renderer.as_prompt(prompt) for prompt in prompts],
+        "completion": [renderer.as_completion(completion) for completion in completions],
+        "history": list(histories),
+        "item": list(items),
+        "user": list(users),
+    }
+    if renderer.chat_template_kwargs is not None:
+        columns["chat_template_kwargs"] = [renderer.chat_template_kwargs] * len(prompts)
+    return columns
+
+
+def dataset_of(columns: dict[str, list[Any]]) -> Dataset:
+    """The data set of these columns."""
+    from datasets import Dataset
+
+    if not columns["prompt"]:
+        raise ValueError("There is no row: no example or no sequence of at least 2 items was given.")
+    return Dataset.from_dict(columns)
+
+
+def _shown(
+    renderer: PromptRenderer, histories: list[list[str]], items: list[str], names: list[str], variants: list[int]
+) -> list[list[str]]:
+    """What each prompt shows; refuses a target that does not fit behind a single item, by the name of its row."""
+    shown = renderer.shown(histories, variants)
+    if renderer.max_length is not None:
+        for variant in set(variants):
+            chosen = [number for number, each in enumerate(variants) if each == variant]
+            rows = [(names[number], shown[number], items[number]) for number in chosen]
+            renderer.lengths[variant].refuse_longer(rows, renderer.max_length)
+    return shown
+
+
+def _visible(asked: list[tuple[str, list[str]]], renderer: PromptRenderer, variants: list[int]) -> list[list[int]]:
+    """For each place in each sequence, how many of the items before it a prompt for the item there would show."""
+    longest = renderer.max_history
+    if renderer.max_length is None:
+        return [[min(place, longest) for place in range(len(items))] for _, items in asked]
+    places = [(row, place) for row, (_, items) in enumerate(asked) for place in range(1, len(items))]
+    shown = _shown(
+        renderer,
+        [asked[row][1][max(0, place - longest) : place] for row, place in places],
+        [asked[row][1][place] for row, place in places],
+        [f"The sequence of user {asked[row][0]!r}, place {place}" for row, place in places],
+        [variants[row] for row, _ in places],
+    )
+    counts: list[list[int]] = [[0] for _ in asked]
+    for (row, _), history in zip(places, shown, strict=True):
+        counts[row].append(len(history))
+    return counts
+
+
+def _windows(visible: list[int]) -> Iterable[tuple[int, int, int]]:
+    """Where context, targets and the rest start in one sequence, for each of its rows."""
+    first = 1
+    while first < len(visible):
+        start = first - max(1, visible[first] // 2)
+        end = first + 1
+        while end < len(visible) and end - visible[end] <= start:
+            end += 1
+        yield start, first, end
+        first = end
 
 
 def _prompt_and_targets(
-    render: Callable[[Sequence[str]], str], history: list[str], targets: list[str], catalog: ItemTexts
+    renderer: PromptRenderer, history: list[str], targets: list[str], variant: int
 ) -> tuple[str, str]:
     """The prompt of `history` and the text that must follow so that each target sees its own prompt before it."""
-    prompt = text = render(history)
-    for position, target in enumerate(targets[:-1], start=1):
-        longer = render(history + targets[:position])
-        if not longer.startswith(text + catalog.text(target)):
-            raise ValueError(
-                f"The template turns a history of {len(history) + position} items into {longer!r}, which does not "
-                f"start with the text of one item less, {text!r}, and the item {catalog.text(target)!r}. Rows of "
-                "several targets need a template that only appends: put no text before an item or after the loop over "
-                "`history`, or use `next_item_dataset`."
-            )
-        text = longer
-    return prompt, (text + catalog.text(targets[-1]))[len(prompt) :]
+    prompt = renderer.render(history, variant)
+    whole = renderer.render(history + targets[:-1], variant)
+    if not whole.startswith(prompt):
+        _refuse_template(renderer, variant)
+    return prompt, whole[len(prompt) :] + renderer.texts[targets[-1]]
 
 
-def _row(
-    prompt: str, completion: str, history: list[str], item: str | list[str], user: str, conversational: bool
-) -> dict[str, Any]:
-    return {
-        "prompt": [{"role": "user", "content": prompt}] if conversational else prompt,
-        "completion": [{"role": "assistant", "content": completion}] if conversational else completion,
-        "history": history,
-        "item": item,
-        "user": user,
-    }
+def _refuse_for_sequences(renderer: PromptRenderer) -> None:
+    if renderer.targets is not None:
+        raise ValueError("In a row of several targets they are history too: use `next_item_dataset` with `targets`.")
+    if renderer.conversational and renderer.max_length is not None:
+        raise ValueError(
+            "Rows of several targets in a conversation put items into the assistant's message, which `max_length` "
+            "does not count. Use `next_item_dataset`, or plain text."
+        )
+    for variant, template in enumerate(renderer.templates):
+        if not template.appends:
+            _refuse_template(renderer, variant)
 
 
-def _check_max_history(max_history: int) -> None:
-    if max_history < 1:
-        raise ValueError(f"Got max_history={max_history}; a prompt must show at least 1 item.")
-
-
-def _check_row(number: int, user: str, items: list[str], catalog: ItemTexts) -> None:
-    if len(items) < 2:
-        raise ValueError(f"Row {number} (user {user!r}) has an empty history; leave such questions out.")
-    for item in items:
-        try:
-            catalog.text(item)
-        except (KeyError, ValueError) as error:
-            raise ValueError(
-                f"Row {number} (user {user!r}): item {item!r} is not in the catalogue; add it there or remove its "
-                "interactions with `Interactions.filter(items=catalog.item_ids)`."
-            ) from error
-
-
-def _dataset(rows: list[dict[str, Any]]) -> Dataset:
-    from datasets import Dataset
-
-    if not rows:
-        raise ValueError("There is no row: no example or no sequence of at least 2 items was given.")
-    return Dataset.from_list(rows)
+def _refuse_template(renderer: PromptRenderer, variant: int) -> None:
+    raise ValueError(
+        f"{renderer.templates[variant].name} does more than append as the history grows. Rows of several targets need "
+        "a template that only appends: put no text before an item or after the loop over `history`, or use "
+        "`next_item_dataset`."
+    )

@@ -49,6 +49,7 @@ def evaluator_of(
         batch_size=evaluation.eval_batch_size,
         exclude_history=evaluation.exclude_history,
         progress=progress,
+        chat_template_kwargs=prepared.renderer.chat_template_kwargs,
     )
 
 
@@ -135,11 +136,12 @@ def recommend_lists(
     return recommend(
         model,
         prepared.tokenizer,
-        [prepared.prompt(history) for history in histories],
+        prepared.prompts(histories),
         prepared.item_trie,
         top_k=min(top_k, len(prepared.item_trie)),
         num_beams=num_beams,
         exclude=exclude,
+        chat_template_kwargs=prepared.renderer.chat_template_kwargs,
     )
 
 

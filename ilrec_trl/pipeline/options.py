@@ -1,15 +1,30 @@
 """What each command can be told. Plain dataclasses, so that `--help` needs neither torch nor transformers."""
 
+import json
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
+
+from .prompt_options import PromptOptions
 
 
 class InputError(Exception):
     """Something the user gave cannot be used. The command line shows the message alone and exits with status 2."""
 
 
+def mapping(name: str, value: Any, example: str) -> dict[str, Any]:
+    """An option that is JSON on the command line and a mapping in a YAML file; empty for none."""
+    if isinstance(value, str):
+        try:
+            value = json.loads(value)
+        except json.JSONDecodeError as error:
+            raise InputError(f"--{name} is not JSON ({error}); write for example '{example}'") from error
+    if not isinstance(value or {}, dict):
+        raise InputError(f"--{name} is {value!r}, not a mapping; write for example '{example}'")
+    return dict(value or {})
+
+
 @dataclass
-class DataOptions:
+class DataOptions(PromptOptions):
     """Where interactions come from and how they become prompts."""
 
     data: str | None = field(
@@ -94,24 +109,12 @@ class DataOptions:
         default=None,
         metadata={"help": "Use only this many users, drawn by chance. For smoke runs; the report says so."},
     )
-    max_history: int = field(default=20, metadata={"help": "Number of items that a prompt shows at most."})
-    rows: str = field(
-        default="sequences",
-        metadata={
-            "help": "Training rows: 'sequences', one a user with every item after the first a target (cheap), or "
-            "'targets', one a target.",
-            "choices": ["sequences", "targets"],
-        },
-    )
     train_on_validation: bool = field(
         default=False,
         metadata={
             "help": "Last fit with settings chosen before: train on the validation items too, every method for its "
             "whole number of epochs, and choose nothing by them. The report says so."
         },
-    )
-    template: str | None = field(
-        default=None, metadata={"help": "Jinja template of a prompt, with the variables history and separator."}
     )
     vocab_size: int = field(
         default=4096, metadata={"help": "Entries of the tokenizer trained on titles. Semantic IDs have one a token."}

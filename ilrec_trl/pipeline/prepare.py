@@ -8,16 +8,19 @@ import random
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..data.interactions import Interactions
-from ..data.prompts import next_item_dataset, prompt_renderer, sequence_dataset
+from ..data.prompt_renderer import Prompt, PromptRenderer
+from ..data.prompts import next_item_dataset
 from ..data.splits import NextItemExample, Splits
 from ..data.synthetic import generate_store
 from ..items.item_catalog import ItemCatalog
 from ..items.item_trie import ItemTrie
 from .options import DataOptions, InputError
+from .prompt_rows import longest_row, prompt_renderer, training_rows
 
 
 if TYPE_CHECKING:
@@ -59,36 +62,26 @@ class PreparedData:
     notes: list[str] = field(default_factory=list)
     model: str | None = None
 
-    @property
-    def separator(self) -> str | None:
-        """Text after every item of a history; `None` for the catalogue's default."""
-        # In a row of several titles each must end as the trie's items do.
-        return self.tokenizer.eos_token if self.item_trie.end_token_id is not None and self._whole_rows else None
-
-    @property
-    def _whole_rows(self) -> bool:
-        return self.options.rows == "sequences"
+    @cached_property
+    def renderer(self) -> PromptRenderer:
+        """Turns histories into prompts, the same in training and afterwards."""
+        return prompt_renderer(self.options, self.catalog, self.tokenizer, self.item_trie)
 
     def training_rows(self) -> Dataset:
         """Rows to train on."""
-        if self._whole_rows:
-            return sequence_dataset(self.splits.train, self.catalog, **self._prompt_options())
-        return self.questions(self.splits.train_examples())
+        return training_rows(self.options, self.renderer, self.splits)
 
     def questions(self, examples: Sequence[NextItemExample]) -> Dataset:
         """Prompts and targets of questions, such as `splits.test`."""
-        return next_item_dataset(examples, self.catalog, **self._prompt_options())
+        return next_item_dataset(examples, self.renderer)
 
-    def prompt(self, history: list[str]) -> str:
-        """The prompt after a history of item ids."""
-        render = prompt_renderer(self.catalog, self.options.template, self.separator)
-        return render(history[-self.options.max_history :])
+    def prompts(self, histories: Sequence[list[str]]) -> list[Prompt]:
+        """Prompts after histories of item ids."""
+        return self.renderer.prompts(histories)
 
     def max_length(self) -> int:
         """A length in tokens that no row and no prompt with its target exceeds."""
-        texts = [self.prompt([item] * self.options.max_history) for item in self._longest_items()]
-        longest = max(map(len, self.tokenizer(texts)["input_ids"]))
-        return longest + self.item_trie.depth + 2
+        return longest_row(self.options, self.renderer, self.item_trie, self.splits)
 
     def summary(self) -> dict[str, Any]:
         """The `data` entry of `results.json`."""
@@ -139,16 +132,6 @@ class PreparedData:
                 about["model"],
             )
 
-    def _prompt_options(self) -> dict[str, Any]:
-        options = self.options
-        return {"template": options.template, "separator": self.separator, "max_history": options.max_history}
-
-    def _longest_items(self) -> list[str]:
-        """Candidates for the item of most tokens as it stands in a prompt."""
-        by_text = max(self.catalog.item_ids, key=lambda item: len(self.catalog.text(item)))
-        by_tokens = max(self.catalog.item_ids, key=lambda item: len(self.item_trie.sequence(item)))
-        return [by_text, by_tokens]
-
 
 @contextmanager
 def input_errors() -> Iterator[None]:
@@ -193,7 +176,18 @@ def prepare(options: DataOptions, model: str | None = None) -> PreparedData:
         shared = len(catalog) - len({tuple(item_trie.sequence(item)) for item in catalog.item_ids})
         if shared:
             notes.append(f"{shared} items share all their tokens with an earlier item; ranks are expected ranks.")
-        return PreparedData(name, options, interactions, splits, catalog, tokenizer, item_trie, notes, model)
+        prepared = PreparedData(name, options, interactions, splits, catalog, tokenizer, item_trie, notes, model)
+        return _with_prompts(prepared)
+
+
+def _with_prompts(prepared: PreparedData) -> PreparedData:
+    """Refuse now what prompts would be refused for later, and keep the text of templates instead of their files."""
+    options, templates = prepared.options, prepared.renderer.templates
+    if options.tasks or options.max_length is not None:
+        prepared.training_rows()
+    if options.template is not None:
+        prepared.options = dataclasses.replace(options, template=[template.source for template in templates])
+    return prepared
 
 
 def clean(interactions: Interactions, options: DataOptions) -> Interactions:
@@ -275,6 +269,11 @@ def _catalog(options: DataOptions) -> ItemCatalog:
 
 
 def _tokenizer(catalog: ItemCatalog, options: DataOptions, model: str | None) -> PreTrainedTokenizerBase:
+    if model is None and options.tasks and catalog.kind == "semantic_ids" and catalog.titles is not None:
+        # Tasks speak of titles too
+        both = catalog.as_kind("titles").build_tokenizer(options.vocab_size)
+        catalog.add_tokens(both)
+        return both
     if model is None:
         return catalog.build_tokenizer(options.vocab_size)
     from transformers import AutoTokenizer

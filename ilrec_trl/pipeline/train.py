@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -19,7 +18,7 @@ from ..trainer.ilrec_config import ILRecConfig
 from ..trainer.ilrec_trainer import ILRecTrainer
 from .environment import default_device
 from .evaluate import evaluator_of
-from .options import EvaluationOptions, InputError, ModelOptions, TrainingOptions
+from .options import EvaluationOptions, InputError, ModelOptions, TrainingOptions, mapping
 from .prepare import PreparedData, input_errors
 
 
@@ -204,21 +203,14 @@ def settings_of(method: str, training: TrainingOptions, seed: int) -> dict[str, 
 
 
 def _extra_arguments(method: str, training: TrainingOptions) -> dict[str, Any]:
-    extra: Any = training.trainer_args or {}
-    if isinstance(extra, str):
-        try:
-            extra = json.loads(extra)
-        except json.JSONDecodeError as error:
-            raise InputError(
-                f"--trainer_args is not JSON ({error}); write for example '{{\"max_steps\": 10}}'"
-            ) from error
+    extra = mapping("trainer_args", training.trainer_args, '{"max_steps": 10}')
     known = {field.name for field in dataclasses.fields(ILRecConfig) if field.init}
     if unknown := sorted(set(extra) - known):
         raise InputError(f"ILRecConfig has no field {unknown[0]!r}; remove it from trainer_args")
     if method == "sft":
         shared = {field.name for field in dataclasses.fields(SFTConfig)}
         return {name: value for name, value in extra.items() if name in shared}
-    return dict(extra)
+    return extra
 
 
 def _best_epoch(history: list[dict[str, Any]], best: float) -> float | None:

@@ -1,6 +1,9 @@
+"""Rows of one and of several targets: their columns, their texts, and what is refused."""
+
 import pytest
 
-from ilrec_trl.data.prompts import next_item_dataset, prompt_renderer, sequence_dataset
+from ilrec_trl.data.prompt_renderer import PromptRenderer
+from ilrec_trl.data.prompts import next_item_dataset, sequence_dataset
 from ilrec_trl.data.splits import NextItemExample, UserSequence
 
 
@@ -47,9 +50,18 @@ class TestNextItemDataset:
         assert row["prompt"] == "<a_28><b_28><a_29><b_29>"
 
     def test_conversation(self):
-        row = next_item_dataset([NextItemExample("ann", ["1"], "3")], Titles(), conversational=True)[0]
-        assert row["prompt"] == [{"role": "user", "content": "The user bought, in order:\nRock & Roll 1.\n"}]
+        example = NextItemExample("ann", ["1"], "3")
+        options = {"conversational": True, "system_prompt": "Be brief.", "chat_template_kwargs": {"think": False}}
+        row = next_item_dataset([example], Titles(), **options)[0]
+        assert row["prompt"] == [
+            {"role": "system", "content": "Be brief."},
+            {"role": "user", "content": "The user bought, in order:\nRock & Roll 1.\n"},
+        ]
         assert row["completion"] == [{"role": "assistant", "content": "Rock & Roll 3."}]
+        assert row["chat_template_kwargs"] == {"think": False}
+        row = next_item_dataset([example], Titles(), conversational=True)[0]
+        assert [message["role"] for message in row["prompt"]] == ["user"]
+        assert "chat_template_kwargs" not in row
 
     def test_own_template(self):
         template = "{{ history | length }} items:{{ separator }}{{ history | join(separator) }}\n"
@@ -58,9 +70,39 @@ class TestNextItemDataset:
         )[0]
         assert row["prompt"] == "2 items: <a_1><b_1> <a_2><b_2>\n"
 
+    def test_a_template_is_drawn_for_each_row_and_evaluation_has_the_first(self):
+        examples = [NextItemExample("ann", ["1"], "2")] * 60
+        templates = [f"{number}: {{{{ history | join }}}}\n" for number in range(3)]
+        drawn = [
+            next_item_dataset(examples, Titles(), template=templates, seed=seed)["prompt"][:] for seed in (0, 0, 1)
+        ]
+        assert {prompt[0] for prompt in drawn[0]} == {"0", "1", "2"}
+        assert drawn[0] == drawn[1] != drawn[2]
+        assert {prompt[0] for prompt in next_item_dataset(examples, Titles(), template=templates)["prompt"]} == {"0"}
+        assert PromptRenderer(Titles(), template=templates).prompts([["1"]])[0][0] == "0"
+
+    def test_prompts_to_recommend_for_are_those_of_the_rows(self):
+        renderer = PromptRenderer(Titles(), max_history=2, template="instructions")
+        histories = [numbered(5), ["7"]]
+        rows = next_item_dataset([NextItemExample("ann", history, "9") for history in histories], renderer)
+        assert renderer.prompts(histories) == rows["prompt"][:]
+        with pytest.raises(ValueError, match="History 1 has an empty history"):
+            renderer.prompts([["1"], []])
+        with pytest.raises(TypeError, match=r"a PromptRenderer and \['max_history'\]"):
+            next_item_dataset([], renderer, max_history=3)
+
+    def test_the_words_of_the_answer_may_be_others(self):
+        renderer = PromptRenderer(Titles(), targets=SemanticIDs())
+        row = next_item_dataset([NextItemExample("ann", ["1"], "3")], renderer)[0]
+        assert (row["prompt"], row["completion"]) == ("The user bought, in order:\nRock & Roll 1.\n", "<a_3><b_3>")
+        with pytest.raises(ValueError, match="they are history too"):
+            sequence_dataset([UserSequence("ann", ["1", "3"])], renderer)
+
     def test_refusals_name_row_user_and_item(self):
         with pytest.raises(ValueError, match=r"Row 1 \(user 'bob'\): item 'x' is not in the catalogue"):
             next_item_dataset([NextItemExample("ann", ["1"], "2"), NextItemExample("bob", ["x"], "2")], SemanticIDs())
+        with pytest.raises(ValueError, match=r"Row 0 \(user 'bob'\): item 'x' is not in the catalogue"):
+            next_item_dataset([NextItemExample("bob", ["2"], "x")], SemanticIDs())
         with pytest.raises(ValueError, match=r"Row 0 \(user 'ann'\) has an empty history"):
             next_item_dataset([NextItemExample("ann", [], "2")], SemanticIDs())
         with pytest.raises(ValueError, match="max_history=0"):
@@ -106,28 +148,34 @@ class TestSequenceDataset:
                 assert text.startswith(question["prompt"] + question["completion"])
             assert text == question["prompt"] + question["completion"]
 
+    def test_a_row_has_one_template(self):
+        templates = [
+            "A:\n{% for i in history %}{{ i }}\n{% endfor %}",
+            "B:\n{% for i in history %}{{ i }}\n{% endfor %}",
+        ]
+        sequences = [UserSequence(user, numbered(9)) for user in numbered(20)]
+        rows = sequence_dataset(sequences, Titles(), template=templates, seed=3, max_history=4)
+        first = {user: row["prompt"][0] for user, row in zip(rows["user"], rows, strict=True)}
+        assert set(first.values()) == {"A", "B"}
+        assert all(row["prompt"][0] == first[row["user"]] for row in rows)
+
     @pytest.mark.parametrize(
         "template",
         [
-            "{% for item in history %}{{ item }}{% endfor %}Next:",
-            "{{ history | length }} items: {{ history | join }}",
+            "{% for item in history %}{{ item }}{% endfor %}Next:\n",
+            "{{ history | length }} items: {{ history | join }}\n",
             "{% for item in history %}- {{ item }}{% endfor %}",
         ],
     )
     def test_templates_that_do_more_than_append_are_refused(self, template):
         sequences = [UserSequence("ann", ["1", "2", "3"])]
-        with pytest.raises(ValueError, match="need a template that only appends"):
+        with pytest.raises(ValueError, match="a template that only appends"):
             sequence_dataset(sequences, SemanticIDs(), template=template)
 
     def test_conversation_and_refusals(self):
         row = sequence_dataset([UserSequence("ann", ["1", "2"])], SemanticIDs(), conversational=True)[0]
         assert row["completion"] == [{"role": "assistant", "content": "<a_2><b_2>"}]
-        with pytest.raises(ValueError, match=r"Row 1 \(user 'bob'\): item 'x'"):
+        with pytest.raises(ValueError, match=r"The sequence of user 'bob': item 'x'"):
             sequence_dataset([UserSequence("ann", ["1", "2"]), UserSequence("bob", ["1", "x"])], SemanticIDs())
         with pytest.raises(ValueError, match="There is no row"):
             sequence_dataset([UserSequence("ann", ["1"])], SemanticIDs())
-
-
-def test_a_misspelt_variable_is_an_error():
-    with pytest.raises(Exception, match="'items' is undefined"):
-        prompt_renderer(Titles(), template="{% for item in items %}{{ item }}{% endfor %}")(["1"])

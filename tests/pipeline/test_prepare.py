@@ -32,7 +32,7 @@ def test_save_and_load_give_the_same(prepared, tmp_path):
     assert loaded.item_trie.item_ids == prepared.item_trie.item_ids
     assert loaded.training_rows().to_list() == prepared.training_rows().to_list()
     assert loaded.questions(loaded.splits.test).to_list() == prepared.questions(prepared.splits.test).to_list()
-    text = prepared.prompt(["3", "4"])
+    text = prepared.prompts([["3", "4"]])[0]
     assert loaded.tokenizer(text)["input_ids"] == prepared.tokenizer(text)["input_ids"]
 
 
@@ -41,7 +41,9 @@ def test_prompts_in_training_and_evaluation_agree(prepared):
     user = prepared.interactions.users.index(row["user"])
     history = prepared.interactions.sequences[user][:-2]
     # All training items of the user, of which the last is the row's last target.
-    assert row["prompt"] + row["completion"] == prepared.prompt(history[:-1]) + prepared.catalog.text(history[-1])
+    assert row["prompt"] + row["completion"] == prepared.prompts([history[:-1]])[0] + prepared.catalog.text(
+        history[-1]
+    )
 
 
 def test_no_row_is_longer_than_max_length(prepared):
