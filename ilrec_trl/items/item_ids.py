@@ -50,7 +50,7 @@ class ItemIds(Sequence[ItemId]):
             order = np.empty(len(rows), dtype=np.int32)
             order[rows] = np.arange(len(rows), dtype=np.int32)
             if item_ids.step < 0:
-                order = order[::-1]
+                order = np.ascontiguousarray(order[::-1])
             # A range that fits 32 bits takes half the memory.
             small = len(item_ids) and -(2**31) <= min(item_ids) and max(item_ids) < 2**31
             values: NDArray[Any] = rows * item_ids.step + item_ids.start

@@ -2,13 +2,16 @@ import gzip
 import json
 import random
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ilrec_trl import ItemTrie
+from ilrec_trl.items.item_ids import ItemIds
 from tests.references import naive_items, naive_next_tokens, naive_token_rewards
 
 
@@ -60,6 +63,146 @@ def test_all_queries_equal_the_naive_ones(catalogue, rng):
         for token, share in naive_token_rewards(whole, by_item, prefix).items():
             expected[token] = share
         torch.testing.assert_close(rewards[number].double(), expected, rtol=1e-6, atol=1e-7)
+
+
+class PrefixDictionary:
+    """A trie as a dictionary of prefixes, to compare the arrays with."""
+
+    def __init__(self, sequences):
+        self.tokens, self.items = {}, {}
+        for item, sequence in sequences.items():
+            for end in range(len(sequence) + 1):
+                self.items.setdefault(tuple(sequence[:end]), []).append(item)
+                self.tokens.setdefault(tuple(sequence[:end]), set()).update(sequence[end : end + 1])
+
+
+def rectangle(sequences):
+    width = max(map(len, sequences.values()))
+    return np.array([[*tokens, *[-1] * (width - len(tokens))] for tokens in sequences.values()])
+
+
+@settings(max_examples=60, deadline=None)
+@given(catalogues(), st.sampled_from(["numbers", "strings", "range", "steps", "list"]), st.booleans())
+def test_from_arrays_is_from_sequences(catalogue, kind, wide_tokens):
+    """With ids of each kind that an array can hold, and with tokens too large for one sort key."""
+    sequences, end = catalogue
+    if wide_tokens:
+        sequences = {item: [token * 10**7 for token in tokens] for item, tokens in sequences.items()}
+    count = len(sequences)
+    ids = {
+        "numbers": np.arange(count)[::-1] * 7,
+        "strings": np.array([f"ö{number}" * (number % 5 + 1) for number in range(count)]),
+        "range": range(5, 5 + count),
+        "steps": range(3 * count, 0, -3),
+        "list": [f"id{number}" for number in range(count)],
+    }[kind]
+    plain = [item if isinstance(item, (str, int)) else item.item() for item in ids]
+    tokens = rectangle(sequences).astype(np.int32 if kind == "range" else np.int64)
+    before = tokens.copy()
+    trie = ItemTrie.from_arrays(ids, tokens, end_token_id=end)
+    assert np.array_equal(tokens, before)
+    named = dict(zip(plain, sequences.values(), strict=True))
+    other = ItemTrie.from_sequences(named, end_token_id=end)
+    assert trie.item_ids == other.item_ids
+    assert list(trie.item_ids) == other.item_ids
+    for name, array in trie.arrays.state().items():
+        assert array.dtype == torch.int32
+        assert torch.equal(array, other.arrays.state()[name])
+    assert trie.index_of(plain).tolist() == other.index_of(plain).tolist()
+    assert trie.leaf_of(plain).tolist() == other.leaf_of(plain).tolist()
+    for item in (*plain, *ids):
+        assert item in trie
+    for stranger in ("tuba", -1, 10**15, None, 2.5):
+        assert stranger not in trie
+    with TemporaryDirectory() as folder:
+        trie.save(folder)
+        loaded = ItemTrie.load(folder)
+        assert loaded.item_ids == other.item_ids
+        assert loaded.index_of(plain).tolist() == other.index_of(plain).tolist()
+        assert {item: loaded.sequence(item) for item in plain} == {item: other.sequence(item) for item in plain}
+
+
+@settings(max_examples=100, deadline=None)
+@given(catalogues())
+def test_walking_by_nodes_is_walking_the_dictionary(catalogue):
+    """`padded_children`, `child`, `parent`, `path`, `locate`, `is_leaf` and what is known of each level."""
+    sequences, end = catalogue
+    arrays = ItemTrie.from_sequences(sequences, end_token_id=end).arrays
+    whole = {item: [*tokens, *([] if end is None else [end])] for item, tokens in sequences.items()}
+    naive = PrefixDictionary(whole)
+    by_level = [sorted(p for p in naive.tokens if len(p) == level) for level in range(arrays.depth + 1)]
+    assert [arrays.level_size(level) for level in range(arrays.depth + 1)] == [len(level) for level in by_level]
+    assert arrays.has_leaves == [any(not naive.tokens[p] for p in level) for level in by_level]
+    assert arrays.max_children == [max(len(naive.tokens[p]) for p in level) for level in by_level[:-1]]
+    assert arrays.tokens.tolist() == sorted({token for tokens in whole.values() for token in tokens})
+    for level, prefixes in enumerate(by_level[:-1]):
+        nodes = torch.arange(*arrays.level_starts[level : level + 2])
+        assert [tuple(arrays.path(node)) for node in nodes.tolist()] == prefixes
+        tokens, children = arrays.padded_children(torch.cat([nodes, torch.tensor([-1])])[None], level)
+        assert tokens.shape == children.shape == (1, len(nodes) + 1, arrays.max_children[level])
+        assert (children[0, -1] == -1).all()
+        for row, prefix in enumerate(prefixes):
+            real = children[0, row] >= 0
+            assert tokens[0, row][real].tolist() == sorted(naive.tokens[prefix])
+            assert (tokens[0, row][~real] == -1).all()
+            for token, child in zip(tokens[0, row][real], children[0, row][real], strict=True):
+                assert tuple(arrays.path(int(child))) == (*prefix, int(token))
+                assert arrays.parent(child[None]).tolist() == [int(nodes[row])]
+                for depth in (None, level):
+                    assert arrays.child(nodes[row][None], token[None], depth).tolist() == [int(child)]
+            strange = torch.tensor([t for t in range(-1, VOCAB_SIZE + 3) if t not in naive.tokens[prefix]])
+            assert (arrays.child(nodes[row].expand(len(strange)), strange, level) == -1).all()
+        assert arrays.is_leaf(nodes).tolist() == [not naive.tokens[prefix] for prefix in prefixes]
+        assert arrays.num_items_below(nodes).tolist() == [len(naive.items[prefix]) for prefix in prefixes]
+
+
+def test_a_saved_trie_stays_in_its_file_until_it_is_used(tmp_path):
+    """Loading copies nothing: the arrays are views of one mapped file."""
+    ItemTrie.from_arrays(range(1000), np.arange(4000).reshape(1000, 4) % 97 + 100 * np.arange(4)).save(tmp_path)
+    maps = Path("/proc/self/maps")
+    if not maps.exists():
+        pytest.skip("there is no /proc/self/maps here")
+    loaded = ItemTrie.load(tmp_path)
+    assert str(tmp_path / "trie.safetensors") in maps.read_text()
+    assert loaded.item_ids[0] == 0
+
+
+def test_items_are_looked_up_without_a_python_object_for_each():
+    trie = ItemTrie.from_arrays(np.arange(1000) * 3, np.stack([np.arange(1000) // 50, np.arange(1000) % 50], axis=1))
+    assert isinstance(trie.item_ids, ItemIds)
+    assert trie.item_ids[-1] == 2997
+    assert trie.item_ids[:3] == [0, 3, 6]
+    assert type(trie.item_ids[5]) is int
+    assert repr(trie.item_ids) == "ItemIds(1000 ids, e.g. 0)"
+    assert trie.items([3]) == list(range(450, 600, 3))
+    assert trie.arrays.num_bytes == 4 * (4 * trie.num_nodes + 1)
+    with pytest.raises(ValueError, match=r"1 of 2 item ids are not in the catalogue of 1000 items: \['3'\]"):
+        trie.index_of([3, "3"])
+
+
+@pytest.mark.parametrize(
+    ("ids", "tokens", "end", "error", "message"),
+    [
+        (range(2), [[1.0], [2.0]], None, TypeError, "tokens of type float64"),
+        (range(2), [1, 2], None, TypeError, r"shape \(2,\), expected integers of shape"),
+        (range(3), [[1], [2]], None, ValueError, "3 item ids and 2 token sequences"),
+        (range(0), np.zeros((0, 2), dtype=int), None, ValueError, "empty catalogue"),
+        (range(2), np.zeros((2, 0), dtype=int), None, ValueError, "Item 0 has no tokens"),
+        (range(2), [[1, 2], [-1, -1]], None, ValueError, "Item 1 has no tokens"),
+        (range(2), [[1, 2], [-1, 3]], None, ValueError, r"Item 1 has tokens \[-1, 3\].*padded with -1 at the end"),
+        (range(2), [[1, 2], [-4, 3]], None, ValueError, r"Item 1 has tokens \[-4, 3\]"),
+        (range(2), [[1, 2**31], [4, 3]], None, ValueError, f"token {2**31}, expected token ids below"),
+        (range(2), [[1, 2], [1, -1]], None, ValueError, "item 1 is the start of that of item 0"),
+        (range(2), [[1, 0], [1, -1]], 0, ValueError, "Item 0 already holds end_token_id 0"),
+        (np.array(["a", "a"]), [[1], [2]], None, ValueError, "must be distinct"),
+        (np.array([7, 7]), [[1], [2]], None, ValueError, "must be distinct"),
+        (np.array([0.5, 1]), [[1], [2]], None, TypeError, "item ids of type float64"),
+        (np.array([["a"], ["b"]]), [[1], [2]], None, TypeError, r"shape \(2, 1\), expected a range"),
+    ],
+)
+def test_arrays_that_cannot_be_a_trie_are_refused(ids, tokens, end, error, message):
+    with pytest.raises(error, match=message):
+        ItemTrie.from_arrays(ids, np.array(tokens), end_token_id=end)
 
 
 @pytest.fixture

@@ -1,0 +1,149 @@
+"""
+Tries of ten thousand to ten million items: what they cost to build, to keep, and to ask at a step of beam search.
+
+    python benchmarks/trie.py
+
+Items are four tokens of 256 codes a level, drawn at random. Each trie is built in a process of its own, so that its
+peak memory is its own, and saved; the steps are then measured in turn in one process on the loaded tries. A step asks
+for the continuations of 16 prompts x 20 beams; a figure is the mean over the four levels. Writes results/trie.csv and
+results/trie.png.
+"""
+
+import argparse
+import json
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+import numpy as np  # noqa: E402
+
+from benchmarks.measurements import RESULTS, compare, in_turn, write_results  # noqa: E402
+
+
+CODES, LEVELS, BATCH, BEAMS = 256, 4, 16, 20
+SIZES = (10_000, 100_000, 1_000_000, 10_000_000)
+
+
+def draw_tokens(num_items: int) -> np.ndarray:
+    """Token ids `(I, 4)`, each level with tokens of its own."""
+    tokens = np.random.default_rng(0).integers(0, CODES, (num_items, LEVELS), dtype=np.int32)
+    return tokens + CODES * np.arange(LEVELS, dtype=np.int32)
+
+
+def peak_mib() -> float:
+    """Most memory that this process has ever had."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM")) / 1024
+
+
+def build(num_items: int, folder: str) -> dict[str, float]:
+    """Run in a process of its own."""
+    from ilrec_trl import ItemTrie
+
+    tokens = draw_tokens(num_items)
+    ItemTrie.from_arrays(range(100), tokens[:100])  # whatever is loaded at the first use
+    Path("/proc/self/clear_refs").write_text("5")  # the peak counts from here
+    before, start = peak_mib(), time.perf_counter()
+    trie = ItemTrie.from_arrays(range(num_items), tokens)
+    figures = {"build time": time.perf_counter() - start, "peak memory beside the tokens": peak_mib() - before}
+    figures["memory an item"] = trie.arrays.num_bytes / num_items
+    figures["nodes an item"] = trie.num_nodes / num_items
+    trie.save(folder)
+    return figures
+
+
+UNITS = {"build time": "s", "peak memory beside the tokens": "MiB", "memory an item": "B", "nodes an item": "1"}
+
+
+def measure_build(num_items: int, folder: Path) -> dict[str, float]:
+    command = [sys.executable, __file__, "--build", str(num_items), str(folder)]
+    return json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+
+
+def step_functions(num_items: int, folder: Path) -> dict:
+    """What a step asks of a trie, as functions that return milliseconds."""
+    import torch
+
+    from ilrec_trl import ItemTrie
+
+    torch.set_num_threads(1)
+    start = time.perf_counter()
+    trie = ItemTrie.load(folder)
+    load_time = time.perf_counter() - start
+    sequences = torch.from_numpy(draw_tokens(num_items)[:: max(num_items // (BATCH * BEAMS), 1)][: BATCH * BEAMS])
+    nodes = [trie.locate(sequences[:, :level].long()).view(BATCH, BEAMS) for level in range(LEVELS)]
+
+    def milliseconds(ask) -> float:
+        repeats = 10
+        start = time.perf_counter()
+        for _ in range(repeats):
+            for level in range(LEVELS):
+                ask(level)
+        return (time.perf_counter() - start) * 1000 / repeats / LEVELS
+
+    return {
+        "load": lambda: load_time,
+        "children": lambda: milliseconds(lambda level: trie.arrays.padded_children(nodes[level], level)),
+        "mask": lambda: milliseconds(lambda level: trie.allowed_mask(nodes[level].flatten(), CODES * LEVELS)),
+    }
+
+
+def plot(figures: dict[int, dict[str, float]], steps: dict[str, dict[int, list[float]]], path: Path) -> None:
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    figure, axes = pyplot.subplots(1, 3, figsize=(11, 3), layout="constrained")
+    sizes = list(figures)
+    axes[0].plot(sizes, [figures[size]["build time"] for size in sizes], "o-")
+    axes[0].set(title="build time, s", yscale="log")
+    axes[1].plot(sizes, [figures[size]["memory an item"] for size in sizes], "o-")
+    axes[1].set(title="memory an item, bytes", ylim=0)
+    for name, values in steps.items():
+        axes[2].plot(sizes, [np.median(values[size]) for size in sizes], "o-", label=name)
+    axes[2].set(title="a step for 320 beams, ms", ylim=0)
+    axes[2].legend()
+    for axis in axes:
+        axis.set(xscale="log", xlabel="items")
+    figure.savefig(path, dpi=120)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true", help="small sizes, to try the script; writes nothing")
+    parser.add_argument("--rounds", type=int, default=15)
+    parser.add_argument("--build", nargs=2, metavar=("ITEMS", "FOLDER"), help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.build:
+        print(json.dumps(build(int(options.build[0]), options.build[1])))  # noqa: T201
+        return
+    sizes = SIZES[:2] if options.quick else SIZES
+    rows = []
+    with tempfile.TemporaryDirectory() as folder:
+        figures = {size: measure_build(size, Path(folder) / str(size)) for size in sizes}
+        functions = {size: step_functions(size, Path(folder) / str(size)) for size in sizes}
+        for metric, unit in UNITS.items():
+            rows += compare("trie", "build", metric, unit, {f"{s:,} items": [figures[s][metric]] for s in sizes}, "")
+        steps = {}
+        for name, unit in (("load", "s"), ("children", "ms"), ("mask", "ms")):
+            in_turn({str(size): functions[size][name] for size in sizes}, 2)  # warm-up
+            values = in_turn({f"{size:,} items": functions[size][name] for size in sizes}, options.rounds)
+            metric = "time to load" if name == "load" else f"{name} a step"
+            rows += compare("trie", f"{BATCH} prompts x {BEAMS} beams", metric, unit, values, f"{sizes[0]:,} items")
+            steps[name] = dict(zip(sizes, values.values(), strict=True))
+    for row in rows:
+        print(f"{row['metric']:30} {row['system']:18} {row['p50']:>9} {row['unit']:4} {row.get('ratio', ''):>7}")  # noqa: T201
+    if not options.quick:
+        print(write_results("trie", rows))  # noqa: T201
+        del steps["load"]
+        plot(figures, steps, RESULTS / "trie.png")
+
+
+if __name__ == "__main__":
+    main()
