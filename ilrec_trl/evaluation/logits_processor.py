@@ -13,7 +13,11 @@ class ItemTrieLogitsProcessor(LogitsProcessor):
     """
     Allow `generate` only tokens that continue an item of the catalogue, and after a complete item only its end.
 
-    For ranked lists [`recommend`] is several times faster; this is for `generate`'s own ways of decoding.
+    For ranked lists [`recommend`] is several times faster; this is for `generate`'s own ways of decoding: sampling,
+    several sequences a prompt, beams. Items may differ in length, and a call's prompts too.
+
+    `generate` keeps its number of beams even where fewer prefixes are left: it then carries on with beams whose scores
+    are below -1e8, or `-inf`. They are no items, or copies of some; drop them by their score.
 
     Args:
         item_trie ([`ItemTrie`]):
@@ -46,25 +50,27 @@ class ItemTrieLogitsProcessor(LogitsProcessor):
             scores (`torch.Tensor` of shape `(N, V)`):
                 Scores of the next token.
 
+        Returns:
+            `torch.Tensor` of shape `(N, V)`: `-inf` throughout in a row that starts no item.
+
         Raises:
-            ValueError: where what has been generated starts no item, so that nothing may follow. `generate` does this
-                when it has more beams than there are items left.
+            ValueError: where no row starts an item, so that `prompt_length` must be wrong.
         """
         trie = self.item_trie.to(input_ids.device)
-        trie.check_vocab_size(max(scores.shape[1], 0))
+        trie.check_vocab_size(scores.shape[1])
+        arrays = trie.arrays
         nodes = input_ids.new_zeros(len(input_ids))  # (N,)
-        for tokens in input_ids[:, self.prompt_length :].unbind(dim=1):
-            nodes = torch.where(trie.is_leaf(nodes), nodes, trie.child(nodes, tokens))
-        if (nodes < 0).any():
-            row = int((nodes < 0).nonzero()[0])
+        for level, tokens in enumerate(input_ids[:, self.prompt_length :].unbind(dim=1)[: arrays.depth]):
+            nodes = torch.where(arrays.is_leaf(nodes), nodes, arrays.child(nodes, tokens, level))
+        if bool((nodes < 0).all()) or input_ids.shape[1] < self.prompt_length:
             raise ValueError(
-                f"Row {row} has generated {input_ids[row, self.prompt_length :].tolist()}, which starts no item, so "
-                "that no token may follow. Check prompt_length, or ask for fewer beams than the catalogue has items "
-                "(`recommend` needs no such care)."
+                f"No row of input_ids goes on with an item after its first {self.prompt_length} tokens; the first "
+                f"has {input_ids[0, self.prompt_length :].tolist()} there. Set prompt_length to the columns of "
+                "input_ids that `generate` is called with."
             )
         rows, tokens, _ = trie.children(nodes)  # (E,)
         allowed = torch.full_like(scores, -torch.inf)
         allowed[rows, tokens] = scores[rows, tokens]
-        complete = trie.is_leaf(nodes)
-        allowed[complete, self.end_token_id] = scores[complete, self.end_token_id]
+        end = slice(self.end_token_id, self.end_token_id + 1)
+        allowed[:, end] = torch.where(arrays.is_leaf(nodes)[:, None], scores[:, end], allowed[:, end])
         return allowed

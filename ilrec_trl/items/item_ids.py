@@ -50,9 +50,10 @@ class ItemIds(Sequence[ItemId]):
             order = np.empty(len(rows), dtype=np.int32)
             order[rows] = np.arange(len(rows), dtype=np.int32)
             if item_ids.step < 0:
-                order = np.ascontiguousarray(order[::-1])
+                order = order[::-1].copy()
             # A range that fits 32 bits takes half the memory.
-            small = len(item_ids) and -(2**31) <= min(item_ids) and max(item_ids) < 2**31
+            ends = sorted((item_ids[0], item_ids[-1]))
+            small = -(2**31) <= ends[0] and ends[1] < 2**31
             values: NDArray[Any] = rows * item_ids.step + item_ids.start
             return cls(values.astype(np.int32) if small else values, order)
         array = np.asarray(item_ids)
@@ -107,7 +108,7 @@ class ItemIds(Sequence[ItemId]):
         places = np.flatnonzero([isinstance(item_id, kind) for item_id in asked])
         if len(places):
             queries = np.array(asked[places].tolist(), dtype=self.values.dtype if kind is str else np.int64)
-            columns = self._order[np.searchsorted(self.values, queries, sorter=self._order).clip(max=len(self) - 1)]
+            columns = self._order[_first_not_below(self.values, self._order, queries)]
             found[places] = np.where(self.values[columns] == queries, columns, -1)
         return found
 
@@ -134,6 +135,19 @@ class ItemIds(Sequence[ItemId]):
         for start in range(0, len(strings), _CHUNK):
             values[start : start + _CHUNK] = strings.slice(start, _CHUNK).to_pylist()
         return cls(values, arrays["item_id_order"])
+
+
+def _first_not_below(values: NDArray[Any], order: NDArray[np.int32], queries: NDArray[Any]) -> NDArray[np.int64]:
+    """
+    Place in `order` of the first value that is not below each query, or the last place. Written out because
+    `np.searchsorted` fails on strings of more than 15 bytes (numpy 2.3).
+    """
+    low, high = np.zeros(len(queries), dtype=np.int64), np.full(len(queries), len(values) - 1)
+    while (open_ := low < high).any():
+        middle = (low + high) // 2
+        below = values[order[middle]] < queries
+        low, high = np.where(open_ & below, middle + 1, low), np.where(open_ & ~below, middle, high)
+    return low
 
 
 def _any_equal_neighbours(values: NDArray[Any], order: NDArray[np.int32]) -> bool:

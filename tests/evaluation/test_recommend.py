@@ -6,83 +6,34 @@ from pathlib import Path
 
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, LlamaConfig, MistralConfig
 from trl.data_utils import _tokenize
 
-from ilrec_trl import ItemCatalog, ItemTrie, ItemTrieLogitsProcessor, rank_items, recommend
+from ilrec_trl import ItemCatalog, rank_items, recommend
 from ilrec_trl.evaluation.memory_budget import MIB, search_bytes
 from ilrec_trl.evaluation.prompt_batches import evaluation_mode, prompt_batches, tokenize_prompts
-from tests.references import naive_ranking, naive_token_scores
+from tests.evaluation.two_shops import assert_equal_pairs, build_model, naive_pairs, semantic_shop, titles_shop
 
 
 DATA = Path(__file__).parents[3] / "shared" / "data"
-# Items 0 and 20, 1 and 21, ... share their semantic IDs.
-IDS = {f"item{n}": [f"<a_{n % 20 % 3}>", f"<b_{n % 20 % 7}>", f"<c_{n % 20 % 2}>"] for n in range(26)}
-WORDS = ["Oak", "Oak table", "Oak table, round", "Pine table", "Pine", "Lamp", "Desk lamp", "Desk", "Lamp", "Oak desk"]
-TITLES = {f"item{n}": title for n, title in enumerate(WORDS)}
 CHAT_TEMPLATE = (
     "{% for message in messages %}<{{ message['role'] }}>{{ message['content'] }}\n{% endfor %}"
     "{% if add_generation_prompt %}<assistant>{% endif %}"
 )
 
 
-def build_model(vocab_size, dropout=0.0, kind=LlamaConfig, **options):
-    torch.manual_seed(0)
-    config = kind(
-        vocab_size=vocab_size,
-        hidden_size=16,
-        intermediate_size=32,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        initializer_range=0.6,
-        pad_token_id=0,
-        bos_token_id=None,
-        eos_token_id=1,
-        attention_dropout=dropout,
-        **options,
-    )
-    return AutoModelForCausalLM.from_config(config).eval()
-
-
-class Shop:
-    """A catalogue with all that goes with it, and three prompts of different length."""
-
-    def __init__(self, catalog, prompts):
-        self.catalog, self.prompts = catalog, prompts
-        self.tokenizer = catalog.build_tokenizer(vocab_size=300)
-        self.trie = catalog.trie(self.tokenizer)
-        self.model = build_model(len(self.tokenizer), dropout=0.5)
-        self.sequences = {item: self.trie.sequence(item) for item in self.trie.item_ids}
-
-
-@pytest.fixture(scope="module")
+@pytest.fixture
 def semantic():
-    return Shop(ItemCatalog.from_semantic_ids(IDS), ["<a_0><b_1><c_1>" * 4, "<a_2><b_2><c_0>", "<a_1><b_0><c_0>" * 2])
+    return semantic_shop()
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def titles():
-    return Shop(
-        ItemCatalog.from_titles(TITLES), ["Bought: Oak\nNext:\n", "Next:\n", "Bought: Lamp, Desk lamp\nNext:\n"]
-    )
+    return titles_shop()
 
 
-@pytest.fixture(params=["semantic", "titles"])
+@pytest.fixture(params=[semantic_shop, titles_shop], ids=["semantic", "titles"])
 def shop(request):
-    return request.getfixturevalue(request.param)
-
-
-def naive_pairs(shop, prompt, normalise="vocabulary"):
-    """All pairs of item and score, best first, by one whole forward pass an item."""
-    with torch.no_grad():
-        scores = naive_token_scores(shop.model, shop.tokenizer(prompt)["input_ids"], shop.sequences, normalise)
-    ranking = naive_ranking(scores, shop.sequences)
-    return [(item, s) for tokens, s in ranking for item in shop.sequences if tuple(shop.sequences[item]) == tokens]
-
-
-def assert_equal_pairs(found, expected):
-    assert [item for item, _ in found] == [item for item, _ in expected]
-    torch.testing.assert_close([s for _, s in found], [s for _, s in expected], rtol=1e-4, atol=1e-4)
+    return request.param()
 
 
 def test_with_enough_beams_recommend_is_the_exact_ranking(shop):
@@ -113,37 +64,6 @@ def test_excluded_items_are_left_out_one_by_one(shop):
     assert_equal_pairs(results[0], [pair for pair in pairs if pair[0] not in exclude[0]][:10])
     assert_equal_pairs(results[1], naive_pairs(shop, shop.prompts[1])[:10])
     assert [item for item, _ in results[2]] == list(shop.sequences)[:1]
-
-
-@pytest.mark.parametrize("normalise", ["vocabulary", "continuations"])
-def test_rank_items_is_brute_force(shop, normalise):
-    for batch_size, chunk_size in ((1, 1), (2, 3), (8, 512)):
-        scores = rank_items(
-            shop.model,
-            shop.tokenizer,
-            shop.prompts,
-            shop.trie,
-            normalise=normalise,
-            batch_size=batch_size,
-            chunk_size=chunk_size,
-        )
-        assert scores.shape == (3, len(shop.trie))
-        for prompt, row in zip(shop.prompts, scores, strict=True):
-            expected = dict(naive_pairs(shop, prompt, normalise))
-            torch.testing.assert_close(
-                row.tolist(), [expected[item] for item in shop.trie.item_ids], rtol=1e-4, atol=1e-4
-            )
-    assert rank_items(shop.model, shop.tokenizer, [], shop.trie).shape == (0, len(shop.trie))
-
-
-def test_rank_items_of_a_model_whose_beams_cannot_share_a_prompt(titles):
-    model = build_model(len(titles.tokenizer), kind=MistralConfig, num_key_value_heads=1, sliding_window=4)
-    scores = rank_items(model, titles.tokenizer, titles.prompts, titles.trie, chunk_size=4)
-    with torch.no_grad():
-        for prompt, row in zip(titles.prompts, scores, strict=True):
-            expected = naive_token_scores(model, titles.tokenizer(prompt)["input_ids"], titles.sequences)
-            totals = [sum(expected[item]) for item in titles.trie.item_ids]
-            torch.testing.assert_close(row.tolist(), totals, rtol=1e-4, atol=1e-4)
 
 
 def test_allowed_items_and_groups_are_kept_item_by_item(shop):
@@ -195,71 +115,6 @@ def test_a_memory_budget_decides_the_batch_and_nothing_else(semantic, monkeypatc
             assert_equal_pairs(one, other)
     with pytest.raises(ValueError, match=r"One prompt of 12 tokens needs about \d+ MiB, more than memory_budget_mib"):
         run(memory_budget_mib=each[0] * 0.99)
-
-
-def run_generate(shop, num_beams):
-    """For each prompt, sequences that `generate` finds with the logits processor, and their scores."""
-    rows, input_ids, attention_mask = next(prompt_batches(tokenize_prompts(shop.tokenizer, shop.prompts), 0, 3))
-    outputs = shop.model.generate(
-        input_ids=input_ids,
-        attention_mask=attention_mask,
-        logits_processor=[ItemTrieLogitsProcessor(shop.trie, input_ids.shape[1], end_token_id=1)],
-        num_beams=num_beams,
-        num_return_sequences=num_beams,
-        max_new_tokens=shop.trie.depth,
-        length_penalty=0.0,
-        do_sample=False,
-        return_dict_in_generate=True,
-        output_scores=True,
-    )
-    generated = outputs.sequences[:, input_ids.shape[1] :].view(3, num_beams, -1).tolist()
-    scores = outputs.sequences_scores.view(3, num_beams).tolist()
-    return {row: list(zip(*found, strict=True)) for row, *found in zip(rows, generated, scores, strict=True)}
-
-
-@pytest.mark.parametrize("num_beams", [2, 3, 8])
-def test_generate_finds_the_same_semantic_ids(semantic, num_beams):
-    """Same items, order and scores."""
-    expected = run_generate(semantic, num_beams)
-    shop = semantic
-    results = recommend(shop.model, shop.tokenizer, shop.prompts, shop.trie, top_k=num_beams, num_beams=num_beams)
-    for row, found in enumerate(results):
-        pairs = [(item, score) for tokens, score in expected[row] for item in shop.trie.match(tokens)[0]]
-        assert_equal_pairs(found, pairs[:num_beams])
-
-
-@pytest.mark.parametrize("num_beams", [2, 3, 6])
-def test_generate_finds_no_better_titles(titles, num_beams):
-    """
-    `generate` drops a complete title unless it is among the `num_beams` best continuations of its step, even where it
-    turns out to be among the best titles; ours never does.
-    """
-    shop = titles
-    results = recommend(shop.model, shop.tokenizer, shop.prompts, shop.trie, top_k=len(shop.trie), num_beams=20)
-    ours = recommend(shop.model, shop.tokenizer, shop.prompts, shop.trie, top_k=num_beams, num_beams=num_beams)
-    for row, found in run_generate(shop, num_beams).items():
-        exact = dict(results[row])
-        for tokens, score in found:
-            assert score == pytest.approx(exact[shop.trie.match(tokens)[0][0]], abs=1e-3)
-        pairs = [(item, score) for tokens, score in found for item in shop.trie.match(tokens)[0]]
-        for (_, our_score), (_, their_score) in zip(ours[row], pairs, strict=False):
-            assert our_score >= their_score - 1e-3
-
-
-def test_the_logits_processor_allows_what_continues_an_item():
-    trie = ItemTrie.from_sequences({"a": [3, 4], "b": [3, 5], "c": [6, 4]})
-    processor = ItemTrieLogitsProcessor(trie, prompt_length=2, end_token_id=1)
-    scores = torch.arange(8.0).repeat(3, 1)
-    first = processor(torch.tensor([[9, 9], [0, 9], [9, 3]]), scores)
-    assert first.isfinite().nonzero()[:, 1].tolist() == [3, 6] * 3
-    later = processor(torch.tensor([[9, 9, 3, 5, 1, 0], [0, 9, 3, 4, 1, 1], [9, 3, 6, 4, 1, 0]]), scores)
-    assert later.isfinite().nonzero().tolist() == [[0, 1], [1, 1], [2, 1]]
-    step = processor(torch.tensor([[9, 9, 3], [0, 9, 6], [9, 3, 3]]), scores)
-    assert step[0].tolist() == [-torch.inf] * 4 + [4.0, 5.0] + [-torch.inf] * 2
-    with pytest.raises(ValueError, match=r"Row 1 has generated \[4\], which starts no item"):
-        processor(torch.tensor([[9, 9, 3], [0, 9, 4], [9, 3, 3]]), scores)
-    with pytest.raises(ValueError, match="the vocabulary has 6 entries"):
-        processor(torch.tensor([[9, 9]]), scores[:1, :6])
 
 
 def test_prompts_are_tokenized_as_the_trainer_does(titles):
