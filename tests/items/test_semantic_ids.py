@@ -113,9 +113,7 @@ def test_near_items_share_prefixes():
 
 def test_one_seed_gives_one_result():
     vectors = np.random.default_rng(0).normal(size=(200, 8))
-    first, second, other = (
-        build_semantic_ids(names(200), vectors, codebook_size=16, seed=seed) for seed in (0, 0, 1)
-    )
+    first, second, other = (build_semantic_ids(names(200), vectors, codebook_size=16, seed=seed) for seed in (0, 0, 1))
     assert first.codes.tolist() == second.codes.tolist()
     assert first.codes.tolist() != other.codes.tolist()
     assert first.figures == second.figures
