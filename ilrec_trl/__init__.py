@@ -23,12 +23,11 @@ if TYPE_CHECKING:
     from .evaluation.logits_processor import ItemTrieLogitsProcessor
     from .evaluation.recommend import recommend
     from .evaluation.recommendation_callback import RecommendationCallback
+    from .evaluation.recommender import Recommender
     from .items.item_catalog import ItemCatalog
-    from .items.item_encoder import ItemEncoder
     from .items.item_token_training import check_item_tokens_train, item_token_settings
     from .items.item_trie import ItemTrie
     from .items.merge_adapter import merge_adapter
-    from .items.semantic_ids import SemanticIds, build_semantic_ids
     from .rewards.rewards import RewardFunc, SASRecReward, ScoreMatrixReward
     from .rewards.sasrec import SASRecConfig, SASRecModel
     from .rewards.sasrec_training import train_sasrec
@@ -42,20 +41,18 @@ __all__ = [
     "ILRecTrainer",
     "Interactions",
     "ItemCatalog",
-    "ItemEncoder",
     "ItemTrie",
     "ItemTrieLogitsProcessor",
     "PromptRenderer",
     "RecommendationCallback",
     "RecommendationEvaluator",
+    "Recommender",
     "RewardFunc",
     "SASRecConfig",
     "SASRecModel",
     "SASRecReward",
     "ScoreMatrixReward",
-    "SemanticIds",
     "__version__",
-    "build_semantic_ids",
     "check_item_tokens_train",
     "generate_store",
     "item_token_settings",
@@ -74,19 +71,17 @@ _MODULES = {
     "ILRecTrainer": ".trainer.ilrec_trainer",
     "Interactions": ".data.interactions",
     "ItemCatalog": ".items.item_catalog",
-    "ItemEncoder": ".items.item_encoder",
     "ItemTrie": ".items.item_trie",
     "ItemTrieLogitsProcessor": ".evaluation.logits_processor",
     "PromptRenderer": ".data.prompt_renderer",
     "RecommendationCallback": ".evaluation.recommendation_callback",
     "RecommendationEvaluator": ".evaluation.evaluator",
+    "Recommender": ".evaluation.recommender",
     "RewardFunc": ".rewards.rewards",
     "SASRecConfig": ".rewards.sasrec",
     "SASRecModel": ".rewards.sasrec",
     "SASRecReward": ".rewards.rewards",
     "ScoreMatrixReward": ".rewards.rewards",
-    "SemanticIds": ".items.semantic_ids",
-    "build_semantic_ids": ".items.semantic_ids",
     "check_item_tokens_train": ".items.item_token_training",
     "generate_store": ".data.synthetic",
     "item_token_settings": ".items.item_token_training",

@@ -48,7 +48,7 @@ def tokenizer_fingerprint(tokenizer: PreTrainedTokenizerBase) -> str:
 def trie_fingerprint(item_trie: ItemTrie) -> str:
     """Fingerprint of a catalogue's ids and token sequences."""
     arrays = {name: [list(array.shape), _bit_sum(array)] for name, array in item_trie.arrays.state().items()}
-    return json_fingerprint([item_trie.item_ids, arrays, item_trie.end_token_id])
+    return json_fingerprint([list(item_trie.item_ids), arrays, item_trie.end_token_id])
 
 
 @torch.no_grad()

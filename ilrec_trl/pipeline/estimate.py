@@ -12,9 +12,9 @@ import torch
 from ..rewards.sasrec import SASRecModel
 from .baselines import teacher_arguments, teacher_config
 from .environment import default_device
-from .evaluate import recommend_lists
 from .options import EvaluationOptions, ModelOptions, TeacherOptions, TrainingOptions
 from .prepare import PreparedData
+from .recommend import recommender_of
 from .train import build_model
 
 
@@ -80,7 +80,8 @@ def _search(model: PreTrainedModel, prepared: PreparedData, evaluation: Evaluati
     number = min(evaluation.eval_batch_size, len(prepared.splits.validation))
     histories = [example.history for example in prepared.splits.validation[:number]]
     beams = min(evaluation.num_beams, len(prepared.item_trie))
-    return _time(lambda: recommend_lists(model, prepared, histories, top_k=beams, num_beams=beams)) / number
+    recommender = recommender_of(prepared, model, beams)
+    return _time(lambda: recommender.recommend(histories, top_k=beams)) / number
 
 
 def _sasrec(prepared: PreparedData, teacher: TeacherOptions) -> float:

@@ -1,8 +1,7 @@
-"""Evaluation stage: every user of a split, ranked once; and lists to look at."""
+"""Evaluation stage: every user of a split, ranked once."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,11 +11,10 @@ from transformers import AutoModelForCausalLM
 from ..data.splits import NextItemExample
 from ..evaluation.evaluator import RecommendationEvaluator
 from ..evaluation.process_group import process_rank
-from ..evaluation.recommend import recommend
 from ..report.console import show
 from ..report.results import MethodRanks, summarise_methods, write_ranks, write_results
 from .environment import default_device
-from .options import EvaluateOptions, EvaluationOptions, InputError, RecommendOptions
+from .options import EvaluateOptions, EvaluationOptions, InputError
 from .prepare import PreparedData, input_errors
 
 
@@ -100,65 +98,3 @@ def evaluate(options: EvaluateOptions, evaluation: EvaluationOptions) -> dict[st
         write_results({"split": options.split, "methods": summary}, folder / "metrics.json")
         write_ranks([ranks], [example.item for example in examples], folder / "ranks.parquet")
     return summary
-
-
-def recommend_items(options: RecommendOptions) -> list[tuple[str, str, float]]:
-    """The `recommend` command: item id, text and score of the best items after a history."""
-    prepared = PreparedData.load(options.prepared)
-    with input_errors():
-        history = _history(options, prepared)
-        prepared.item_trie.index_of(history)
-        if options.top_k > options.num_beams:
-            raise ValueError(
-                f"got top_k={options.top_k} with num_beams={options.num_beams}; use at least as many beams"
-            )
-    lists = recommend_lists(
-        load_model(options.model),
-        prepared,
-        [history],
-        top_k=options.top_k,
-        num_beams=options.num_beams,
-        exclude=[history] if options.exclude_history else None,
-    )
-    return [(item, describe(prepared, item), score) for item, score in lists[0]]
-
-
-def recommend_lists(
-    model: PreTrainedModel,
-    prepared: PreparedData,
-    histories: Sequence[list[str]],
-    *,
-    top_k: int,
-    num_beams: int,
-    exclude: list[list[str]] | None = None,
-) -> list[list[tuple[Any, float]]]:
-    """Items and scores after each history."""
-    return recommend(
-        model,
-        prepared.tokenizer,
-        prepared.prompts(histories),
-        prepared.item_trie,
-        top_k=min(top_k, len(prepared.item_trie)),
-        num_beams=num_beams,
-        exclude=exclude,
-        chat_template_kwargs=prepared.renderer.chat_template_kwargs,
-    )
-
-
-def describe(prepared: PreparedData, item: str) -> str:
-    """What a reader knows an item by: its title where there is one."""
-    titles = prepared.catalog.titles
-    if titles is None:
-        return f"{item} {prepared.catalog.text(item)}"
-    return titles[prepared.catalog.item_ids.index(item)]
-
-
-def _history(options: RecommendOptions, prepared: PreparedData) -> list[str]:
-    if (options.user is None) == (options.history is None):
-        raise InputError("give either --user or --history")
-    if options.history is not None:
-        return options.history
-    if options.user not in prepared.interactions.users:
-        known = json.dumps(prepared.interactions.users[:3])
-        raise InputError(f"there is no user {options.user!r}; users look like {known}")
-    return prepared.interactions.sequences[prepared.interactions.users.index(options.user)]

@@ -259,16 +259,3 @@ class EvaluateOptions:
         metadata={"help": "Folder that receives the ranks of finished users; a killed evaluation goes on from it."},
     )
     split: str = field(default="test", metadata={"help": "Users' questions.", "choices": ["validation", "test"]})
-
-
-@dataclass
-class RecommendOptions:
-    """Recommend items to one user or after one history."""
-
-    prepared: str = field(metadata={"help": "Folder that `ilrec prepare` wrote."})
-    model: str = field(metadata={"help": "Folder of the trained language model."})
-    user: str | None = field(default=None, metadata={"help": "User id; the whole sequence is the history."})
-    history: list[str] | None = field(default=None, metadata={"help": "Item ids, oldest first, instead of a user."})
-    top_k: int = field(default=10, metadata={"help": "Number of items to recommend."})
-    num_beams: int = field(default=20, metadata={"help": "Beams; at least top_k."})
-    exclude_history: bool = field(default=False, metadata={"help": "Never recommend an item of the history."})

@@ -18,16 +18,16 @@ from ..rewards.rewards import SASRecReward
 from .baselines import popularity_ranks, teacher_ranks, teacher_settings, train_teacher
 from .environment import device, revision, versions
 from .estimate import estimate_seconds
-from .evaluate import describe, load_model, model_ranks, recommend_lists
+from .evaluate import load_model, model_ranks
 from .options import DataOptions, EvaluationOptions, ModelOptions, RunOptions, TeacherOptions, TrainingOptions
 from .prepare import PreparedData, prepare
-from .train import build_model, sample, train_method
+from .recommend import describe, recommender_of
+from .train import METHODS, build_model, sample, train_method
 
 
 if TYPE_CHECKING:
     from ..rewards.sasrec import SASRecModel
 
-METHODS = {"sft": "SFT", "ilrec": "ILRec"}
 PAIRS = [("ILRec", "SFT"), ("ILRec", "SASRec"), ("SFT", "SASRec"), ("SASRec", "popularity")]
 
 
@@ -114,7 +114,7 @@ class Run:
             trained = train_method(
                 method, prepared, model, self.training, self.evaluation, folder, seed=seed, reward_func=reward
             )
-        (folder / "log.json").write_text(json.dumps(trained.history, indent=1) + "\n")
+        trained.save_log(METHODS[method], folder)
         return trained.settings
 
     def _evaluate(
@@ -173,20 +173,18 @@ class Run:
         lists = {}
         for method, title in METHODS.items():
             model = load_model(self._model_folder(method, self.options.seeds[0]))
-            lists[title] = recommend_lists(
-                model,
-                prepared,
+            recommender = recommender_of(prepared, model, self.evaluation.num_beams)
+            lists[title] = recommender.recommend(
                 histories,
-                top_k=top_k,
-                num_beams=self.evaluation.num_beams,
-                exclude=histories if self.evaluation.exclude_history else None,
+                top_k=min(top_k, len(prepared.item_trie)),
+                exclude_history=self.evaluation.exclude_history,
             )
         return [
             ExampleList(
                 example.user,
                 [describe(prepared, item) for item in example.history[-5:]],
                 describe(prepared, example.item),
-                {title: [describe(prepared, item) for item, _ in lists[title][row]] for title in lists},
+                {title: [describe(prepared, item) for item, *_ in lists[title][row]] for title in lists},
             )
             for row, example in enumerate(examples)
         ]

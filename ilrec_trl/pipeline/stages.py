@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 from ..report.console import metrics_table, show
@@ -11,7 +10,7 @@ from ..rewards.rewards import SASRecReward
 from .baselines import teacher_ranks, teacher_settings, train_teacher
 from .options import EvaluationOptions, InputError, ModelOptions, StageOptions, TeacherOptions, TrainingOptions
 from .prepare import PreparedData
-from .train import build_model, train_method
+from .train import METHODS, build_model, train_method
 
 
 def train_sasrec_stage(stage: StageOptions, teacher: TeacherOptions) -> None:
@@ -51,7 +50,7 @@ def train_stage(
     trained = train_method(
         method, prepared, model, training, evaluation, stage.output_dir, seed=stage.seed, reward_func=reward
     )
-    (Path(stage.output_dir) / "log.json").write_text(json.dumps(trained.history, indent=1) + "\n")
+    trained.save_log(METHODS[method], stage.output_dir)
     best = trained.settings.get("validation_ndcg@10")
     show("" if best is None else f"Best validation NDCG@10 {best:.4f}")
     show(f"Model in {stage.output_dir}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -27,6 +28,8 @@ if TYPE_CHECKING:
 
     from ..rewards.rewards import RewardFunc
 
+METHODS = {"sft": "SFT", "ilrec": "ILRec"}
+
 # Fields of TrainingOptions that are ILRec's own; SFT has no use for them.
 ILREC_FIELDS = ("intermediate_layers", "cpo_beta", "cpd_weight", "crr_weight")
 
@@ -45,6 +48,13 @@ class TrainedModel:
     model: PreTrainedModel
     settings: dict[str, Any]
     history: list[dict[str, Any]]
+
+    def save_log(self, method: str, directory: str | Path) -> None:
+        """Write `log.json`, what was logged, and `settings.json`, which the model card shows, beside the model."""
+        directory = Path(directory)
+        (directory / "log.json").write_text(json.dumps(self.history, indent=1) + "\n")
+        settings = {"method": method} | self.settings
+        (directory / "settings.json").write_text(json.dumps(settings, indent=1) + "\n")
 
 
 def build_model(prepared: PreparedData, options: ModelOptions, seed: int) -> PreTrainedModel:
