@@ -6,51 +6,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-from huggingface_hub.dataclasses import strict
 from torch import nn
 from torch.nn import functional as F
-from transformers import (
-    PreTrainedConfig,
-    PreTrainedModel,
-)
+from transformers import PreTrainedModel
 from transformers.utils import ModelOutput
 
+from .sampled_softmax import sampled_softmax_loss
+from .sasrec_config import SASRecConfig
 from .sequence_batches import IGNORE_INDEX, PADDING, collate_sequences, length_batches
 from .vector_cache import index
-
-
-@strict
-class SASRecConfig(PreTrainedConfig):
-    r"""
-    Configuration of a [`SASRecModel`].
-
-    Args:
-        item_ids (`list[str]`, *optional*): Ids of all items that can be ranked, in the order of the scores. Kept here
-            so that a saved model knows its items.
-        hidden_size (`int`, *optional*, defaults to `128`): Width of item vectors and layers.
-        num_hidden_layers (`int`, *optional*, defaults to `2`): Number of Transformer layers.
-        num_attention_heads (`int`, *optional*, defaults to `2`): Number of attention heads a layer.
-        max_position_embeddings (`int`, *optional*, defaults to `50`): Longest history in items; older items are
-            dropped.
-        dropout (`float`, *optional*, defaults to `0.5`): Share of activations set to zero in training.
-        tie_word_embeddings (`bool`, *optional*, defaults to `False`): Whether items are scored by their input vectors,
-            as in the paper. An output matrix of its own ranks far better.
-        initializer_range (`float`, *optional*, defaults to `0.02`): Standard deviation of initial weights.
-        item_initializer_range (`float`, *optional*, defaults to `0.15`): Standard deviation of initial item vectors.
-            Items that differ from the start are told apart in half the epochs that `0.02` takes.
-    """
-
-    model_type = "sasrec"
-
-    item_ids: list[str] | None = None
-    hidden_size: int = 128
-    num_hidden_layers: int = 2
-    num_attention_heads: int = 2
-    max_position_embeddings: int = 50
-    dropout: float = 0.5
-    tie_word_embeddings: bool = False
-    initializer_range: float = 0.02
-    item_initializer_range: float = 0.15
 
 
 @dataclass
@@ -60,8 +24,8 @@ class SASRecOutput(ModelOutput):
 
     Args:
         loss (`torch.Tensor` of shape `()`, *optional*): Mean cross-entropy a target in nats, where labels were given.
-        logits (`torch.Tensor` of shape `(N, I)`): Scores of all items at each labelled position, row by row; without
-            labels at the last position of each row.
+        logits (`torch.Tensor` of shape `(N, I)`, *optional*): Scores of all items at each labelled position, row by
+            row; without labels at the last position of each row. `None` in training on a sampled softmax.
     """
 
     loss: torch.Tensor | None = None
@@ -155,6 +119,8 @@ class SASRecModel(PreTrainedModel):
             raise ValueError(
                 f"hidden_size={config.hidden_size} is no multiple of num_attention_heads={config.num_attention_heads}."
             )
+        if config.samples_items < 0:
+            raise ValueError(f"num_sampled_negatives={config.num_sampled_negatives} is negative; 0 samples nothing.")
         self.item_embedding = nn.Embedding(num_items + 1, config.hidden_size, padding_idx=PADDING)
         self.position_embedding = nn.Embedding(config.max_position_embeddings, config.hidden_size)
         self.dropout = nn.Dropout(config.dropout)
@@ -194,13 +160,25 @@ class SASRecModel(PreTrainedModel):
                 which the summed loss is divided; defaults to that of this batch.
         """
         if labels is None:
-            return SASRecOutput(logits=F.linear(self._last_vectors(input_ids), *self.item_head()))
+            return SASRecOutput(logits=F.linear(self.last_vectors(input_ids), *self.item_head()))
         wanted = labels != IGNORE_INDEX
-        logits = F.linear(self.norm(self.layers[-1](self._encode(input_ids))[wanted]), *self.item_head())  # (N, I)
-        loss = F.cross_entropy(logits.float(), labels[wanted], reduction="sum")
+        vectors, targets = self.norm(self.layers[-1](self._encode(input_ids))[wanted]), labels[wanted]  # (N, H), (N,)
+        logits = None
+        if self.training and self.config.samples_items:
+            loss = self._sampled_loss(vectors, targets)
+        else:
+            logits = F.linear(vectors, *self.item_head())  # (N, I)
+            loss = F.cross_entropy(logits.float(), targets, reduction="sum")
         return SASRecOutput(
-            loss=loss / (len(logits) if num_items_in_batch is None else num_items_in_batch), logits=logits
+            loss=loss / (len(targets) if num_items_in_batch is None else num_items_in_batch), logits=logits
         )
+
+    def _sampled_loss(self, vectors: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        # Whole parameters are passed, since a sparse gradient does not pass through a slice
+        samples = self.config.samples_items
+        if self.output is None:
+            return sampled_softmax_loss(vectors, targets, self.item_embedding.weight, None, samples, first_row=1)
+        return sampled_softmax_loss(vectors, targets, self.output.weight, self.output.bias, samples)
 
     def _encode(self, input_ids: torch.Tensor) -> torch.Tensor:
         """Hidden states `(B, S, H)` before the last layer."""
@@ -209,12 +187,16 @@ class SASRecModel(PreTrainedModel):
         steps = torch.arange(input_ids.shape[1], device=input_ids.device)  # (S,)
         last = self.config.max_position_embeddings - 1
         positions = (steps + last + 1 - lengths).clamp(max=last)  # (B, S), the clamp is for padding
-        hidden = self.dropout(self.item_embedding(input_ids) + self.position_embedding(positions))  # (B, S, H)
+        items = F.embedding(
+            input_ids, self.item_embedding.weight, PADDING, sparse=self.config.samples_items > 0
+        )  # (B, S, H)
+        hidden = self.dropout(items + self.position_embedding(positions))  # (B, S, H)
         for layer in self.layers[:-1]:
             hidden = layer(hidden)
         return hidden
 
-    def _last_vectors(self, input_ids: torch.Tensor) -> torch.Tensor:
+    def last_vectors(self, input_ids: torch.Tensor) -> torch.Tensor:
+        """Vector `(B, H)` after the last item of each row of `input_ids` `(B, S)`, see [`SASRecModel.item_head`]."""
         last = (input_ids != PADDING).sum(1) - 1  # (B,)
         return self.norm(self.layers[-1](self._encode(input_ids), last)[:, 0])  # (B, H)
 
@@ -228,13 +210,18 @@ class SASRecModel(PreTrainedModel):
         """Input ids of a history, of its latest items where it is longer than the model can see."""
         if not history:
             raise ValueError("Got an empty history; SASRec needs at least one item.")
-        unknown = [item for item in history if item not in self.item_index]
-        if unknown:
+        return [index + 1 for index in self.indices(history)[-self.config.max_position_embeddings :]]
+
+    def indices(self, items: Sequence[str]) -> list[int]:
+        """Index of each item in `config.item_ids`; `ValueError` naming those that are not there."""
+        try:
+            return [self.item_index[item] for item in items]
+        except KeyError:
+            unknown = [item for item in items if item not in self.item_index]
             raise ValueError(
                 f"Items {unknown[:5]} are unknown to this SASRec of {len(self.item_index)} items; train it on all "
                 "items of the catalogue."
-            )
-        return [self.item_index[item] + 1 for item in history[-self.config.max_position_embeddings :]]
+            ) from None
 
     @torch.no_grad()
     def score(self, histories: Sequence[Sequence[str]], batch_size: int = 512) -> torch.Tensor:
@@ -272,6 +259,6 @@ class SASRecModel(PreTrainedModel):
         self.eval()
         for chosen in length_batches([len(ids) for ids in input_ids], batch_size, self.device):
             batch = collate_sequences([{"input_ids": input_ids[row]} for row in chosen])["input_ids"]
-            vectors[index(vectors, chosen)] = self._last_vectors(batch.to(self.device, non_blocking=True))
+            vectors[index(vectors, chosen)] = self.last_vectors(batch.to(self.device, non_blocking=True))
         self.train(training)
         return vectors

@@ -3,16 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
+from torch.nn import functional as F
 from transformers import EarlyStoppingCallback, EvalPrediction, Trainer, TrainingArguments, set_seed
+from transformers.utils import logging
 
-from ..data.splits import NextItemExample, Splits, UserSequence
-from .sasrec import SASRecConfig, SASRecModel
-from .sequence_batches import IGNORE_INDEX, collate_sequences, length_batches
+from ..data.splits import LazyRows, NextItemExample, Splits, UserSequence
+from .sasrec import SASRecModel
+from .sasrec_config import SASRecConfig
+from .sequence_batches import ItemSequences, collate_sequences, length_batches
+from .sparse_adam import SparseRowsAdam, clip_sparse_grad_norm
+
+
+logger = logging.get_logger(__name__)
+
+_SCORES_AT_ONCE = 1 << 24  # how many item scores are in memory while targets are ranked: 64 MiB
 
 
 def sasrec_training_arguments(output_dir: str | Path, **changes: Any) -> TrainingArguments:
@@ -57,6 +68,12 @@ def train_sasrec(
     After every epoch all validation users are ranked (`eval_hit@10`, `eval_ndcg@10`, `eval_mrr`); test users are never
     looked at.
 
+    Over 100,000 items (`SASRecConfig.num_sampled_negatives` says otherwise) the loss is a
+    [`~rewards.sampled_softmax.sampled_softmax_loss`], and Adam updates the vectors of the items that took part alone,
+    [`~rewards.sparse_adam.SparseRowsAdam`]; validation ranks all items all the same. Memory is that of four times the
+    two item matrices at most, 4 KiB an item at a width of 128, and checkpoints are three quarters of that unless
+    `args.save_only_model`.
+
     Args:
         splits ([`Splits`]): Its `train` and `validation` are used.
         item_ids (`list[str]`): All items that can be recommended, for example `catalog.item_ids`.
@@ -70,21 +87,21 @@ def train_sasrec(
         [`SASRecModel`]: The best model where `args.load_best_model_at_end`, otherwise the last; in eval mode.
 
     Raises:
-        ValueError: If `splits` mentions an item outside `item_ids`.
+        ValueError: If `splits` mentions an item outside `item_ids`, or a sampled softmax meets weight decay.
     """
     config = SASRecConfig() if config is None else config
     config.item_ids = list(item_ids)
     set_seed(args.seed)
     model = SASRecModel(config)
-    trainer = Trainer(
+    trainer = _SASRecTrainer(
         model=model,
         args=args,
         train_dataset=_training_rows(model, splits.train),
         eval_dataset=_evaluation_rows(model, splits.validation),
         data_collator=collate_sequences,
-        preprocess_logits_for_metrics=_ranks,
         compute_metrics=_ranking_quality,
         callbacks=None if patience is None else [EarlyStoppingCallback(patience)],
+        optimizers=(_sampling_optimizer(model, args) if config.samples_items else None, None),
     )
     trainer.train(resume_from_checkpoint=resume_from_checkpoint)
     return model.eval()
@@ -116,44 +133,101 @@ def evaluate_sasrec(
     training = model.training
     model.eval()
     for chosen in length_batches([len(row["input_ids"]) for row in rows], batch_size, model.device):
+        seen = [model.indices(examples[row].history) for row in chosen] if exclude_history else None
         batch = collate_sequences([rows[row] for row in chosen])
-        batch = {key: value.to(model.device) for key, value in batch.items()}
-        logits = model(**batch).logits  # (B, I)
-        if exclude_history:
-            for row, number in enumerate(chosen):
-                logits[row, [model.item_index[item] for item in examples[number].history]] = -torch.inf
-        ranks[chosen] = _ranks(logits, batch["labels"]).cpu().numpy()
+        ranks[chosen] = _rank_targets(model, batch["input_ids"], batch["labels"], seen)[0].cpu().numpy()
     model.train(training)
     return ranks
 
 
-def _training_rows(model: SASRecModel, sequences: Sequence[UserSequence]) -> list[dict[str, list[int]]]:
+class _SASRecTrainer(Trainer):
+    """Trainer that ranks the targets of an evaluation instead of keeping scores, and takes sparse gradients."""
+
+    model: Any  # a SASRecModel
+
+    def prediction_step(
+        self, model: Any, inputs: dict[str, torch.Tensor], prediction_loss_only: bool, ignore_keys: Any = None
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        ranks, losses = _rank_targets(self.model, inputs["input_ids"], inputs["labels"])
+        return losses.mean(), ranks, ranks
+
+    def _clip_grad_norm(self, model: Any) -> torch.Tensor:
+        if self.model.config.samples_items:
+            return clip_sparse_grad_norm(list(model.parameters()), self.args.max_grad_norm or torch.inf)
+        return super()._clip_grad_norm(model)
+
+    def _get_grad_norm(self, model: Any, grad_norm: torch.Tensor | None = None) -> Any:
+        return super()._get_grad_norm(model, self._clip_grad_norm(model) if grad_norm is None else grad_norm)
+
+
+def _sampling_optimizer(model: Any, args: TrainingArguments) -> SparseRowsAdam:
+    if args.weight_decay:
+        raise ValueError(
+            f"weight_decay={args.weight_decay} would touch every item at every step, which a sampled softmax avoids; "
+            "set it to 0, or `SASRecConfig(num_sampled_negatives=0)`."
+        )
+    logger.warning(
+        f"SASRec of {len(model.item_index):,} items: each step draws {model.config.samples_items:,} of them as "
+        "negatives for a sampled softmax. `SASRecConfig(num_sampled_negatives=0)` computes it over all."
+    )
+    model.to(args.device)
+    matrices = [model.item_embedding.weight, *([] if model.output is None else [model.output.weight])]
+    others = [parameter for parameter in model.parameters() if all(parameter is not matrix for matrix in matrices)]
+    dense = torch.optim.AdamW(
+        others, lr=args.learning_rate, betas=(args.adam_beta1, args.adam_beta2), eps=args.adam_epsilon, weight_decay=0
+    )
+    return SparseRowsAdam(matrices, dense)
+
+
+def _training_rows(model: SASRecModel, sequences: Sequence[UserSequence]) -> LazyRows[dict[str, NDArray[np.int32]]]:
     """Inputs and the item after each; a sequence beyond the model's length becomes several rows, no target twice."""
-    rows = []
-    length = model.config.max_position_embeddings
-    for _, items in sequences:
-        for start in range(0, len(items) - 1, length):
-            window = items[start : start + length + 1]
-            shifted = [index - 1 for index in model.input_ids(window[1:])]
-            rows.append({"input_ids": model.input_ids(window[:-1]), "labels": shifted})
-    return rows
+    items = ItemSequences(model.indices(items) for _, items in sequences)
+    starts, ends = items.windows(model.config.max_position_embeddings)
+    return LazyRows(partial(_training_row, items.items, starts, ends), range(len(starts)))
 
 
-def _evaluation_rows(model: SASRecModel, examples: Sequence[NextItemExample]) -> list[dict[str, list[int]]]:
-    """Histories with one label each, at their last item."""
-    rows = []
-    for _, history, item in examples:
-        input_ids = model.input_ids(history)
-        target = model.input_ids([item])[0] - 1
-        rows.append({"input_ids": input_ids, "labels": [IGNORE_INDEX] * (len(input_ids) - 1) + [target]})
-    return rows
+def _training_row(
+    items: NDArray[np.int32], starts: NDArray[np.int64], ends: NDArray[np.int64], row: int
+) -> dict[str, NDArray[np.int32]]:
+    window = items[starts[row] : ends[row]]
+    return {"input_ids": window[:-1] + 1, "labels": window[1:]}
 
 
-def _ranks(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-    """Rank `(N,)` of the labelled item in each row of logits `(N, I)`: the number of items not below it."""
-    targets = labels[labels != IGNORE_INDEX]
-    # a score that is not a number ranks last
-    return (~(logits < logits.gather(1, targets[:, None]))).sum(1)
+def _evaluation_rows(
+    model: SASRecModel, examples: Sequence[NextItemExample]
+) -> LazyRows[dict[str, NDArray[np.int32]]]:
+    """Histories, of their latest items where they are long, and the one target of each."""
+    items = ItemSequences(
+        [index - 1 for index in model.input_ids(history)] + model.indices([item]) for _, history, item in examples
+    )
+    return LazyRows(partial(_evaluation_row, items), range(len(items.offsets) - 1))
+
+
+def _evaluation_row(items: ItemSequences, row: int) -> dict[str, NDArray[np.int32]]:
+    sequence = items.items[items.offsets[row] : items.offsets[row + 1]]
+    return {"input_ids": sequence[:-1] + 1, "labels": sequence[-1:]}
+
+
+@torch.no_grad()
+def _rank_targets(
+    model: SASRecModel, input_ids: torch.Tensor, labels: torch.Tensor, excluded: Sequence[list[int]] | None = None
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """
+    Rank and cross-entropy `(B,)` of the label `(B, 1)` after each history `(B, S)`: the rank is the number of items
+    that do not score below it, `excluded` ones scoring minus infinity.
+    """
+    vectors, targets = model.last_vectors(input_ids.to(model.device)), labels.to(model.device)  # (B, H), (B, 1)
+    ranks, losses = [], []
+    rows = max(1, _SCORES_AT_ONCE // len(model.item_index))
+    for start in range(0, len(vectors), rows):
+        part = slice(start, start + rows)
+        logits = F.linear(vectors[part], *model.item_head()).float()  # (b, I)
+        losses.append(F.cross_entropy(logits, targets[part, 0], reduction="none"))
+        for row, items in enumerate(excluded[part] if excluded is not None else ()):
+            logits[row, items] = -torch.inf
+        # A score that is not a number ranks last
+        ranks.append((~(logits < logits.gather(1, targets[part]))).sum(1))
+    return torch.cat(ranks), torch.cat(losses)
 
 
 def _ranking_quality(prediction: EvalPrediction) -> dict[str, float]:

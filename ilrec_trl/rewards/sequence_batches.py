@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from array import array
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch.nn.utils.rnn import pad_sequence
 
 
@@ -16,7 +19,7 @@ PADDING = 0  # input id after a sequence's end; item i of `item_ids` has input i
 _PASS_COST = {"cpu": 64, "other": 1 << 15}
 
 
-def collate_sequences(rows: Sequence[Mapping[str, Sequence[int]]]) -> dict[str, torch.Tensor]:
+def collate_sequences(rows: Sequence[Mapping[str, Sequence[int] | NDArray[np.int32]]]) -> dict[str, torch.Tensor]:
     """Pad `input_ids` and, where there are any, `labels` after their ends to the longest row: `(B, S)` each."""
     padding = {"input_ids": PADDING, "labels": IGNORE_INDEX}
     return {
@@ -51,3 +54,35 @@ def length_batches(lengths: Sequence[int], batch_size: int, device: torch.device
             start, padding = end, 0
     if order:
         yield order[start:]
+
+
+class ItemSequences:
+    """
+    Many sequences of item indices in one array: four bytes an item, however many sequences there are.
+
+    Args:
+        sequences (`Iterable[list[int]]`): Item indices of each.
+    """
+
+    def __init__(self, sequences: Iterable[Sequence[int]]) -> None:
+        ends = array("q", [0])
+
+        def items() -> Iterator[int]:
+            for sequence in sequences:
+                ends.append(ends[-1] + len(sequence))
+                yield from sequence
+
+        self.items: NDArray[np.int32] = np.fromiter(items(), dtype=np.int32)
+        self.offsets = np.array(ends)  # (U + 1,)
+
+    def windows(self, length: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """
+        Start and end `(R,)` of rows of at most `length + 1` items of one sequence, each item after a sequence's first
+        being preceded by another in one row.
+        """
+        targets = np.diff(self.offsets) - 1  # (U,)
+        counts = np.maximum(-(-targets // length), 0)
+        owners = np.repeat(np.arange(len(counts)), counts)  # (R,)
+        numbers = np.arange(len(owners)) - np.repeat(counts.cumsum() - counts, counts)
+        starts = self.offsets[owners] + numbers * length
+        return starts, np.minimum(starts + length + 1, self.offsets[owners + 1])

@@ -7,6 +7,7 @@ import torch
 
 from ilrec_trl.data.interactions import Interactions
 from ilrec_trl.data.splits import NextItemExample, Splits, UserSequence
+from ilrec_trl.rewards import sasrec_training
 from ilrec_trl.rewards.sasrec import SASRecConfig, SASRecModel
 from ilrec_trl.rewards.sasrec_training import (
     _ranking_quality,
@@ -41,15 +42,29 @@ def arguments(folder: Path, **changes):
 
 
 class TestTrainSASRec:
-    def test_learns_what_popularity_cannot(self, tmp_path):
+    @pytest.mark.parametrize("num_sampled_negatives", [0, 3])
+    def test_learns_what_popularity_cannot(self, tmp_path, num_sampled_negatives):
         splits = cyclic_splits()
-        model = train_sasrec(splits, ITEMS, arguments(tmp_path), config=small_config(), patience=None)
+        config = small_config()
+        config.num_sampled_negatives = num_sampled_negatives
+        # A batch of few users, or its targets are all twelve items
+        small = {"per_device_train_batch_size": 4, "num_train_epochs": 8, "save_strategy": "no"}
+        small["load_best_model_at_end"] = False
+        settings = arguments(tmp_path, **(small if num_sampled_negatives else {}))
+        model = train_sasrec(splits, ITEMS, settings, config=config, patience=None)
         assert not model.training
         # All items are equally popular: chance is 1 in 12; the last item alone gives 1 in 2.
         assert (evaluate_sasrec(model, splits.test) == 1).mean() > 0.9
 
-    def test_resumed_training_is_the_uninterrupted_one(self, tmp_path):
+    @pytest.mark.parametrize("num_sampled_negatives", [0, 3])
+    def test_resumed_training_is_the_uninterrupted_one(self, tmp_path, num_sampled_negatives):
         splits = cyclic_splits()
+
+        def small_config():
+            return SASRecConfig(
+                hidden_size=16, max_position_embeddings=8, dropout=0.1, num_sampled_negatives=num_sampled_negatives
+            )
+
         options = {"save_total_limit": None, "load_best_model_at_end": False}
         whole = train_sasrec(
             splits,
@@ -85,6 +100,20 @@ class TestTrainSASRec:
         assert by_epoch[-1] < max(by_epoch)
         assert 1 / evaluate_sasrec(model, splits.validation)[0] == pytest.approx(max(by_epoch))
 
+    def test_without_a_bound_on_gradients_sampling_trains_too(self, tmp_path):
+        config = small_config()
+        config.num_sampled_negatives = 3
+        settings = arguments(tmp_path, num_train_epochs=1, max_grad_norm=0.0)
+        train_sasrec(cyclic_splits(), ITEMS, settings, config=config)
+        state = json.loads(next(tmp_path.glob("checkpoint-*/trainer_state.json")).read_text())
+        assert state["log_history"][0]["grad_norm"] > 0
+
+    def test_weight_decay_is_refused_where_items_are_sampled(self, tmp_path):
+        config = small_config()
+        config.num_sampled_negatives = 3
+        with pytest.raises(ValueError, match=r"weight_decay=0.1 would touch every item"):
+            train_sasrec(cyclic_splits(), ITEMS, arguments(tmp_path, weight_decay=0.1), config=config)
+
     def test_item_outside_the_catalogue_is_refused(self, tmp_path):
         with pytest.raises(ValueError, match=r"\['11'\] are unknown to this SASRec of 11 items"):
             train_sasrec(cyclic_splits(), ITEMS[:11], arguments(tmp_path), config=small_config())
@@ -93,7 +122,7 @@ class TestTrainSASRec:
 def test_every_item_after_the_first_is_a_target_once():
     model = SASRecModel(SASRecConfig(item_ids=ITEMS, hidden_size=8, max_position_embeddings=4))
     rows = _training_rows(model, [UserSequence("a", ITEMS), UserSequence("b", ["7"]), UserSequence("c", ["7", "2"])])
-    assert rows == [
+    assert [{key: value.tolist() for key, value in row.items()} for row in rows] == [
         {"input_ids": [1, 2, 3, 4], "labels": [1, 2, 3, 4]},
         {"input_ids": [5, 6, 7, 8], "labels": [5, 6, 7, 8]},
         {"input_ids": [9, 10, 11], "labels": [9, 10, 11]},
@@ -115,6 +144,15 @@ class TestEvaluateSASRec:
             order = model.score([history])[0].argsort(descending=True).tolist()
             assert ITEMS[order[rank - 1]] == item
         assert model.training
+
+    @pytest.mark.parametrize("exclude_history", [False, True])
+    def test_ranks_do_not_depend_on_how_many_scores_are_in_memory(self, monkeypatch, exclude_history):
+        torch.manual_seed(0)
+        model = SASRecModel(SASRecConfig(item_ids=ITEMS, hidden_size=8, initializer_range=0.5))
+        examples = [NextItemExample(str(u), [ITEMS[u], ITEMS[-u]], ITEMS[(3 * u) % 12]) for u in range(12)]
+        expected = evaluate_sasrec(model, examples, exclude_history=exclude_history)
+        monkeypatch.setattr(sasrec_training, "_SCORES_AT_ONCE", 30)
+        assert np.array_equal(evaluate_sasrec(model, examples, exclude_history=exclude_history), expected)
 
     def test_ties_count_against_the_target(self):
         model = SASRecModel(SASRecConfig(item_ids=ITEMS, hidden_size=8))
