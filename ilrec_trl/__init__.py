@@ -29,7 +29,8 @@ if TYPE_CHECKING:
     from .items.item_trie import ItemTrie
     from .items.merge_adapter import merge_adapter
     from .rewards.rewards import RewardFunc, SASRecReward, ScoreMatrixReward
-    from .rewards.sasrec import SASRecConfig, SASRecModel
+    from .rewards.sasrec import SASRecModel
+    from .rewards.sasrec_config import SASRecConfig
     from .rewards.sasrec_training import train_sasrec
     from .trainer.data_collator import DataCollatorForItemCompletion
     from .trainer.ilrec_config import ILRecConfig
@@ -78,7 +79,7 @@ _MODULES = {
     "RecommendationEvaluator": ".evaluation.evaluator",
     "Recommender": ".evaluation.recommender",
     "RewardFunc": ".rewards.rewards",
-    "SASRecConfig": ".rewards.sasrec",
+    "SASRecConfig": ".rewards.sasrec_config",
     "SASRecModel": ".rewards.sasrec",
     "SASRecReward": ".rewards.rewards",
     "ScoreMatrixReward": ".rewards.rewards",
