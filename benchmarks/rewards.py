@@ -161,14 +161,15 @@ def main() -> None:
     torch.set_num_threads(1)
     torch.manual_seed(0)
     if arguments.case:
-        print(json.dumps(catalogue_case(*arguments.case)))
+        print(json.dumps(catalogue_case(*arguments.case)))  # noqa: T201
         return
     if arguments.quick:
         rows = batch_rows(1_000, 64, rounds=8) + catalogue_rows(CATALOGUES[:2], 8, rounds=3)
     else:
         rows = batch_rows(9_922, 64, rounds=40) + catalogue_rows(CATALOGUES, 8, rounds=9)
     for row in rows:
-        print(row["case"], row["system"], row["metric"], row["p50"], row["unit"], row.get("ratio", ""), sep=" | ")
+        shown = [row[name] for name in ("case", "system", "metric", "p50", "unit")] + [row.get("ratio", "")]
+        print(*shown, sep=" | ")  # noqa: T201
     if not arguments.quick:
         write_results("rewards", rows)
 
