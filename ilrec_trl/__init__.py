@@ -25,9 +25,11 @@ if TYPE_CHECKING:
     from .evaluation.recommendation_callback import RecommendationCallback
     from .evaluation.recommender import Recommender
     from .items.item_catalog import ItemCatalog
+    from .items.item_encoder import ItemEncoder
     from .items.item_token_training import check_item_tokens_train, item_token_settings
     from .items.item_trie import ItemTrie
     from .items.merge_adapter import merge_adapter
+    from .items.semantic_ids import SemanticIds, build_semantic_ids
     from .rewards.rewards import RewardFunc, SASRecReward, ScoreMatrixReward
     from .rewards.sasrec import SASRecModel
     from .rewards.sasrec_config import SASRecConfig
@@ -42,6 +44,7 @@ __all__ = [
     "ILRecTrainer",
     "Interactions",
     "ItemCatalog",
+    "ItemEncoder",
     "ItemTrie",
     "ItemTrieLogitsProcessor",
     "PromptRenderer",
@@ -53,7 +56,9 @@ __all__ = [
     "SASRecModel",
     "SASRecReward",
     "ScoreMatrixReward",
+    "SemanticIds",
     "__version__",
+    "build_semantic_ids",
     "check_item_tokens_train",
     "generate_store",
     "item_token_settings",
@@ -72,6 +77,7 @@ _MODULES = {
     "ILRecTrainer": ".trainer.ilrec_trainer",
     "Interactions": ".data.interactions",
     "ItemCatalog": ".items.item_catalog",
+    "ItemEncoder": ".items.item_encoder",
     "ItemTrie": ".items.item_trie",
     "ItemTrieLogitsProcessor": ".evaluation.logits_processor",
     "PromptRenderer": ".data.prompt_renderer",
@@ -83,6 +89,8 @@ _MODULES = {
     "SASRecModel": ".rewards.sasrec",
     "SASRecReward": ".rewards.rewards",
     "ScoreMatrixReward": ".rewards.rewards",
+    "SemanticIds": ".items.semantic_ids",
+    "build_semantic_ids": ".items.semantic_ids",
     "check_item_tokens_train": ".items.item_token_training",
     "generate_store": ".data.synthetic",
     "item_token_settings": ".items.item_token_training",

@@ -9,6 +9,7 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from .pipeline import item_options as i
 from .pipeline import options as o
 from .pipeline.serving_options import ExportOptions, RecommendOptions
 
@@ -24,12 +25,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         `int`: 0, or 2 where something the user gave cannot be used; one line on standard error then says what.
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
-    parser = argparse.ArgumentParser(prog="ilrec", description="Fine-tune language models to recommend items.")
-    commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
-    for name, (summary, _, _) in COMMANDS.items():
-        # Options are the subcommand's own business: its parser is built only when it is called.
-        commands.add_parser(name, help=summary, add_help=False)
-    chosen = parser.parse_args(arguments[:1]).command
+    chosen = _chosen(arguments)
     # Read when torch is loaded. Threads that spin while they wait are no faster for models this small, and many times
     # slower as soon as another process wants a core.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
@@ -38,13 +34,27 @@ def main(argv: Sequence[str] | None = None) -> int:
         os.environ.setdefault("CUDA_VISIBLE_DEVICES", "0")
     summary, dataclasses, function = COMMANDS[chosen]
     try:
-        parsed = _parse(chosen, summary, dataclasses, arguments[1:])
+        parsed = _parse(chosen, summary, dataclasses, arguments[len(chosen.split()) :])
         # A report repeats the command it came from.
         function(*parsed, *([shlex.join(["ilrec", *arguments])] if chosen == "run" else []))
     except o.InputError as error:
         sys.stderr.write(f"ilrec {chosen}: error: {error}\n")
         return 2
     return 0
+
+
+def _chosen(arguments: list[str]) -> str:
+    """The command that arguments begin with; one of a group has two words, such as `items build`."""
+    group = f"{arguments[0]} " if arguments and any(name.startswith(f"{arguments[0]} ") for name in COMMANDS) else ""
+    description = "Fine-tune language models to recommend items."
+    parser = argparse.ArgumentParser(prog=f"ilrec {group}".strip(), description=description)
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
+    for name, (summary, _, _) in COMMANDS.items():
+        if name.startswith(group):
+            # Options are the subcommand's own business: its parser is built only when it is called.
+            commands.add_parser(name.removeprefix(group), help=summary, add_help=False)
+    place = 1 if group else 0
+    return group + str(parser.parse_args(arguments[place : place + 1]).command)
 
 
 def _parse(command: str, summary: str, dataclasses: Sequence[Any], arguments: list[str]) -> tuple[Any, ...]:
@@ -140,6 +150,35 @@ def _run(
     Run(data, model, teacher, training, evaluation, options, command).execute()
 
 
+def _items_build(
+    source: i.ItemSourceOptions, text: i.TextVectorOptions, collaborative: i.CollaborativeOptions, code: i.CodeOptions
+) -> None:
+    from .pipeline.build_items import build_items
+
+    _show_items(build_items(source, text, collaborative, code), source.output_dir)
+
+
+def _items_add(source: i.ItemSourceOptions, new: i.NewItemOptions) -> None:
+    from .pipeline.build_items import add_items
+
+    _show_items(add_items(source, new), source.output_dir)
+
+
+def _items_report(options: i.ItemReportOptions) -> None:
+    from .pipeline.build_items import report_items
+
+    _show_items(report_items(options), options.output_dir)
+
+
+def _show_items(figures: dict[str, Any], folder: str) -> None:
+    from .report.console import list_table, show
+    from .report.semantic_id_report import summary_rows
+
+    show(list_table(*summary_rows(figures)))
+    show(f"{figures['items']:,} items, {figures['collisions']:,} of them with the ID of an item before them")
+    show(f"Report: {folder}/report.md")
+
+
 def _env() -> None:
     from .pipeline.environment import device, revision, versions
     from .report.console import list_table, show
@@ -179,5 +218,16 @@ COMMANDS: dict[str, tuple[str, list[Any], Callable[..., None]]] = {
         [o.DataOptions, o.ModelOptions, o.TeacherOptions, o.TrainingOptions, o.EvaluationOptions, o.RunOptions],
         _run,
     ),
+    "items build": (
+        "Give every item of a catalogue a semantic ID",
+        [i.ItemSourceOptions, i.TextVectorOptions, i.CollaborativeOptions, i.CodeOptions],
+        _items_build,
+    ),
+    "items add": (
+        "Give new items semantic IDs; those of the others stay",
+        [i.ItemSourceOptions, i.NewItemOptions],
+        _items_add,
+    ),
+    "items report": ("Report on semantic IDs: use, tree, neighbours", [i.ItemReportOptions], _items_report),
     "env": ("Show versions and device", [], _env),
 }

@@ -13,14 +13,16 @@ CONFIGS = sorted((Path(__file__).parents[1] / "examples/configs").glob("*.yaml")
 
 
 def test_the_commands():
-    assert list(COMMANDS) == ["prepare", "sasrec", "train", "evaluate", "recommend", "export", "run", "env"]
+    items = ["items build", "items add", "items report"]
+    stages = ["prepare", "sasrec", "train", "evaluate", "recommend", "export", "run"]
+    assert list(COMMANDS) == [*stages, *items, "env"]
 
 
 @pytest.mark.parametrize("command", [None, *COMMANDS])
 def test_help_starts_fast(command):
     """No help imports torch, and the top-level one not even the parser of the options."""
     heavy = {"torch", "transformers.modeling_utils"} | ({"trl", "transformers"} if command is None else set())
-    arguments = ["--help"] if command is None else [command, "--help"]
+    arguments = ["--help"] if command is None else [*command.split(), "--help"]
     script = f"""
 import sys
 from ilrec_trl.cli import main
@@ -41,6 +43,7 @@ assert not {heavy} & set(sys.modules), {heavy} & set(sys.modules)
         (["run", "--data", "/does/not/exist"], "ilrec run: error: there is no file or folder /does/not/exist"),
         (["run", "--bogus", "1"], "--bogus"),
         (["run", "--config", "/does/not/exist.yaml"], "/does/not/exist.yaml"),
+        (["items", "build", "--items", "/does/not/exist", "--output_dir", "x"], "items build: error: there is no"),
         (["run", "--config"], "--config needs the name of a file"),
         (["train", "--prepared", "/does/not/exist", "--output_dir", "x"], "ilrec prepare"),
     ],
@@ -70,7 +73,9 @@ def test_the_configurations_are_understood(config):
     assert options.seeds == [3]  # a flag overrides the file
 
 
-@pytest.mark.parametrize("arguments", [[], ["fly"], ["run", "--seeds", "x"], ["evaluate"]])
+@pytest.mark.parametrize(
+    "arguments", [[], ["fly"], ["items"], ["items", "fly"], ["items", "build"], ["run", "--seeds", "x"], ["evaluate"]]
+)
 def test_wrong_usage_ends_with_status_2(arguments, capsys):
     with pytest.raises(SystemExit) as end:
         main(arguments)

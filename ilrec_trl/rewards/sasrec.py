@@ -223,6 +223,24 @@ class SASRecModel(PreTrainedModel):
                 "items of the catalogue."
             ) from None
 
+    def item_vectors(self, item_ids: Sequence[str]) -> torch.Tensor:
+        """
+        The vectors by which items are scored: rows of the output matrix, or of the embeddings where they are tied.
+
+        An item that no training sequence holds has a vector too, which says nothing about the item.
+
+        Args:
+            item_ids (`list[str]`): Known items.
+
+        Returns:
+            `torch.Tensor` of shape `(N, H)`: Without gradient, in float32.
+
+        Raises:
+            ValueError: For an unknown item.
+        """
+        weight = self.item_embedding.weight[1:] if self.output is None else self.output.weight
+        return weight.detach().float()[torch.tensor([self.input_ids([item])[0] - 1 for item in item_ids])]
+
     @torch.no_grad()
     def score(self, histories: Sequence[Sequence[str]], batch_size: int = 512) -> torch.Tensor:
         """

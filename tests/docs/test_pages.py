@@ -54,8 +54,10 @@ def test_commands_are_understood(page, monkeypatch):
             words = shlex.split(command, comments=True)
             if words[:1] != ["ilrec"] or "--help" in words:
                 continue
-            summary, options, _ = COMMANDS[words[1]]
-            assert len(_parse(words[1], summary, options, words[2:])) == len(options), f"{page.name}:{line}"
+            name = next(name for name in COMMANDS if words[1:][: len(name.split())] == name.split())
+            summary, options, _ = COMMANDS[name]
+            rest = words[1 + len(name.split()) :]
+            assert len(_parse(name, summary, options, rest)) == len(options), f"{page.name}:{line}"
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)

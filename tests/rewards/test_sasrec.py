@@ -118,3 +118,16 @@ class TestSASRecModel:
             small_model().score([["guitar", "drum"]])
         with pytest.raises(ValueError, match="empty history"):
             small_model().score([[]])
+
+
+@pytest.mark.parametrize("tied", [False, True])
+def test_item_vectors_are_what_scores_are_made_of(tied):
+    model = SASRecModel(SASRecConfig(item_ids=["a", "b", "c"], hidden_size=8, tie_word_embeddings=tied)).eval()
+    hidden = []
+    model.norm.register_forward_hook(lambda _, __, output: hidden.append(output))
+    scores = model.score([["a", "b"]])
+    bias = 0 if tied else model.output.bias[[2, 0]]
+    torch.testing.assert_close(hidden[0] @ model.item_vectors(["c", "a"]).T + bias, scores[:, [2, 0]])
+    assert not model.item_vectors(["a"]).requires_grad
+    with pytest.raises(ValueError, match="unknown to this SASRec"):
+        model.item_vectors(["d"])

@@ -1,0 +1,213 @@
+"""`ilrec items`: semantic IDs for a catalogue, for items that come later, and a report of any."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ..items.item_catalog import clean_title
+from ..items.item_encoder import ItemEncoder
+from ..items.semantic_id_files import read_index, read_json, write_lc_rec, write_minionerec
+from ..items.semantic_ids import SemanticIds, build_semantic_ids
+from ..items.text_vectors import SentenceEncoder
+from ..report.semantic_id_report import write_semantic_id_report
+from .item_options import (
+    CodeOptions,
+    CollaborativeOptions,
+    ItemReportOptions,
+    ItemSourceOptions,
+    NewItemOptions,
+    TextVectorOptions,
+)
+from .prepare import PreparedData, input_errors
+
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+Items = dict[str, dict[str, Any]]
+
+
+def build_items(
+    source: ItemSourceOptions, text: TextVectorOptions, collaborative: CollaborativeOptions, code: CodeOptions
+) -> dict[str, Any]:
+    """
+    Build semantic IDs and write them, what new items need, and the report.
+
+    Returns:
+        `dict`: What `report.json` holds.
+
+    Raises:
+        `InputError`: with one line on what cannot be used.
+    """
+    with input_errors():
+        items = _read_items(source.items)
+        encoder = None
+        if source.vectors is not None:
+            if collaborative.sasrec is not None:
+                raise ValueError("--sasrec is joined with the vectors of texts; join it with --vectors beforehand")
+            vectors = _read_vectors(source, list(items))
+        else:
+            encoder, vectors = _encode(items, text, collaborative, code.seed)
+        size = code.codebook_size[0] if len(code.codebook_size) == 1 else code.codebook_size
+        ids = build_semantic_ids(
+            list(items),
+            vectors,
+            levels=code.levels,
+            codebook_size=size,
+            unique=code.unique,
+            balance=code.balance,
+            seed=code.seed,
+            iterations=code.iterations,
+        )
+        if encoder is not None:
+            encoder.save(source.output_dir)
+        return _write(ids, items, source, code.minionerec)
+
+
+def add_items(source: ItemSourceOptions, new: NewItemOptions) -> dict[str, Any]:
+    """
+    Give new items IDs by the codebooks of those before; what was there stays as it is.
+
+    Returns:
+        `dict`: What `report.json` holds.
+
+    Raises:
+        `InputError`: with one line on what cannot be used.
+    """
+    with input_errors():
+        folder = Path(new.semantic_ids)
+        if not (folder / "semantic_ids.json").is_file():
+            raise FileNotFoundError(f"{folder} holds no semantic_ids.json; write it with `ilrec items build` first")
+        before, known = SemanticIds.load(folder), _read_items(folder)
+        given = _read_items(source.items)
+        items = {item_id: about for item_id, about in given.items() if item_id not in before.item_ids}
+        if not items:
+            raise ValueError(f"all {len(given)} items have semantic IDs already; there is nothing to add")
+        if source.vectors is not None:
+            vectors, encoder = _read_vectors(source, list(items)), None
+        elif (folder / "encoder.json").is_file():
+            encoder = ItemEncoder.load(folder)
+            vectors = encoder.encode(items)
+        else:
+            raise ValueError(f"{folder} was built from vectors of your own; give --vectors of the new items too")
+        ids = before.assign(list(items), vectors, known_tokens=not new.new_tokens)
+        if encoder is not None:
+            encoder.save(source.output_dir)
+        return _write(ids, known | items, source)
+
+
+def report_items(options: ItemReportOptions) -> dict[str, Any]:
+    """
+    Write the report of semantic IDs that were made anywhere.
+
+    Returns:
+        `dict`: What `report.json` holds.
+
+    Raises:
+        `InputError`: with one line on what cannot be used.
+    """
+    with input_errors():
+        index = read_index(_find(options.data, "index.json"))
+        try:
+            items = _read_items(options.data)
+        except FileNotFoundError:
+            items = {}
+        return write_semantic_id_report(options.output_dir, index, _titles(items))
+
+
+def _encode(
+    items: Items, text: TextVectorOptions, collaborative: CollaborativeOptions, seed: int
+) -> tuple[ItemEncoder, NDArray[np.float32]]:
+    if text.embedding_model is not None:
+        encoder = ItemEncoder(
+            SentenceEncoder(text.embedding_model), text.fields, text.text_template, text.without_text
+        )
+    else:
+        encoder = ItemEncoder.fit_tfidf(
+            items,
+            text.fields,
+            text.text_template,
+            dimensions=text.dimensions,
+            seed=seed,
+            without_text=text.without_text,
+        )
+    if collaborative.sasrec is None:
+        return encoder, encoder.encode(items)
+    from ..rewards.sasrec import SASRecModel
+
+    if collaborative.prepared is None:
+        raise ValueError("--sasrec needs --prepared, the data it was trained on: other items' vectors say nothing")
+    sasrec = SASRecModel.from_pretrained(collaborative.sasrec)
+    prepared = PreparedData.load(collaborative.prepared)
+    trained = {item for _, sequence in prepared.splits.train for item in sequence}
+    known = np.array([item_id in trained for item_id in items])
+    vectors = np.zeros((len(items), sasrec.config.hidden_size), np.float32)
+    vectors[known] = sasrec.item_vectors([item_id for item_id in items if item_id in trained]).numpy()
+    weight, mode = collaborative.collaborative_weight, collaborative.collaborative_mode
+    return encoder, encoder.add_collaborative(items, vectors, known, weight, mode)
+
+
+def _write(ids: SemanticIds, items: Items, source: ItemSourceOptions, minionerec: str | None = None) -> dict[str, Any]:
+    folder = Path(source.output_dir)
+    ids.save(folder)
+    write_lc_rec(folder, ids.to_dict(), items)
+    if minionerec is not None:
+        write_minionerec(folder / "minionerec", minionerec, ids.to_dict(), items)
+    origin = Path(source.items)
+    if origin.is_dir():  # the interactions go along, so that the folder is a data set
+        for path in [*origin.glob("inter.json*"), *origin.glob("*.inter.json*")]:
+            if path.parent.resolve() != folder.resolve():
+                shutil.copyfile(path, folder / path.name)
+    return write_semantic_id_report(folder, ids.to_dict(), _titles(items), ids.figures, ids.sizes)
+
+
+def _read_items(path: str | Path) -> Items:
+    path = _find(path, "item.json") if Path(path).is_dir() else Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"there is no file or folder {path}; give item.json or a folder that holds one")
+    items = read_json(path)
+    for item_id, about in items.items():
+        if not isinstance(about, dict):
+            raise ValueError(f"{path}: item {item_id!r} is {about!r}, expected an object such as {{'title': '...'}}")
+    if not items:
+        raise ValueError(f"{path} holds no items")
+    return items
+
+
+def _find(folder: str | Path, name: str) -> Path:
+    """`name` or `<data set>.name` in a folder, plain or compressed."""
+    found = {
+        path for pattern in (name, f"*.{name}") for end in ("", ".gz") for path in Path(folder).glob(pattern + end)
+    }
+    if len(found) > 1:
+        raise ValueError(f"{folder} holds {sorted(path.name for path in found)}; keep one of them")
+    if not found:
+        raise FileNotFoundError(f"{folder} holds no {name} (nor .gz, nor <data set>.{name})")
+    return found.pop()
+
+
+def _read_vectors(source: ItemSourceOptions, item_ids: list[str]) -> NDArray[Any]:
+    """The user's own vectors in the order of the items."""
+    if source.vectors is None or source.vector_ids is None:
+        raise ValueError("--vectors needs --vector_ids, the item ids of its rows")
+    vectors = np.load(source.vectors, allow_pickle=False)
+    text = Path(source.vector_ids).read_text(encoding="utf-8")
+    row_ids = list(map(str, json.loads(text))) if text.lstrip().startswith("[") else text.split()
+    if len(row_ids) != len(vectors) or len(set(row_ids)) != len(row_ids):
+        raise ValueError(
+            f"{source.vectors} has {len(vectors)} rows and {source.vector_ids} {len(row_ids)} ids, "
+            f"{len(set(row_ids))} of them distinct; give one id a row"
+        )
+    rows = {item_id: row for row, item_id in enumerate(row_ids)}
+    if missing := [item_id for item_id in item_ids if item_id not in rows]:
+        raise ValueError(f"{source.vector_ids} lacks {len(missing)} items, such as {missing[:3]}; give vectors of all")
+    return vectors[[rows[item_id] for item_id in item_ids]]
+
+
+def _titles(items: Items) -> dict[str, str]:
+    return {item_id: clean_title(str(about.get("title") or "")) for item_id, about in items.items()}

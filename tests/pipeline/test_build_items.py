@@ -1,0 +1,130 @@
+"""`ilrec items`: what it writes, what new items get, and that the folder is a data set."""
+
+import gzip
+import json
+
+import numpy as np
+import pytest
+
+from ilrec_trl import Interactions, ItemCatalog, SemanticIds
+from ilrec_trl.cli import main
+from ilrec_trl.items.semantic_id_files import read_minionerec_info
+from tests.pipeline.conftest import NUM_ITEMS
+
+
+KINDS = ["lute", "screw", "paper"]
+ITEMS = {str(n): {"title": f"{KINDS[n % 3]} number {n}", "brand": KINDS[n % 3]} for n in range(NUM_ITEMS)}
+CODES = ["--levels", "2", "--codebook_size", "3", "20"]
+
+
+@pytest.fixture
+def folder(tmp_path):
+    (tmp_path / "shop").mkdir()
+    with gzip.open(tmp_path / "shop" / "Arts.item.json.gz", "wt") as file:
+        json.dump(ITEMS, file)
+    sequences = {str(user): [(user + step) % NUM_ITEMS for step in range(5)] for user in range(30)}
+    (tmp_path / "shop" / "Arts.inter.json").write_text(json.dumps(sequences))
+    return tmp_path
+
+
+def run(*arguments):
+    assert main(["items", *map(str, arguments)]) == 0
+
+
+def test_build_writes_a_data_set_and_new_items_join_it(folder, capsys):
+    run("build", "--items", folder / "shop", "--output_dir", folder / "ids", *CODES, "--minionerec", "Arts")
+    assert "0 of them with the ID of an item before them" in capsys.readouterr().out
+    catalog, ids = ItemCatalog.from_lc_rec(folder / "ids"), SemanticIds.load(folder / "ids")
+    assert catalog.semantic_ids == ids.tokens
+    assert catalog.titles == [about["title"] for about in ITEMS.values()]
+    assert len(Interactions.from_lc_rec(folder / "ids")) == 30
+    kinds = {(row[0], int(item) % 3) for item, row in zip(ids.item_ids, ids.codes.tolist(), strict=True)}
+    assert len(kinds) == 3  # one code a kind
+    index, titles = read_minionerec_info(folder / "ids" / "minionerec" / "info" / "Arts.txt")
+    assert index == ids.to_dict()
+    assert titles == dict(zip(catalog.item_ids, catalog.titles, strict=True))
+    assert main(["prepare", "--data", str(folder / "ids"), "--output_dir", str(folder / "prepared")]) == 0
+
+    # A file of old and new items, as a shop has it the next day.
+    new = {"new": {"title": "lute for children"}, "0": {"title": "a new title"}}
+    (folder / "new.json").write_text(json.dumps(new))
+    run("add", "--semantic_ids", folder / "ids", "--items", folder / "new.json", "--output_dir", folder / "more")
+    more = SemanticIds.load(folder / "more")
+    assert more.to_dict() == ids.to_dict() | {"new": more.tokens[-1]}
+    assert more.codes[-1, 0] == ids.codes[0, 0]
+    about = json.loads((folder / "more" / "item.json").read_text())
+    assert about == ITEMS | {"new": new["new"]}
+    # ... and once more, in place
+    (folder / "new.json").write_text(json.dumps({"newer": {"title": "paper"}}))
+    run("add", "--semantic_ids", folder / "more", "--items", folder / "new.json", "--output_dir", folder / "more")
+    assert SemanticIds.load(folder / "more").item_ids == [*ids.item_ids, "new", "newer"]
+
+
+def test_vectors_of_ones_own_in_any_order(folder):
+    order = np.random.default_rng(0).permutation(NUM_ITEMS)
+    vectors = np.random.default_rng(1).normal(size=(NUM_ITEMS, 4))
+    np.save(folder / "vectors.npy", vectors[order])
+    (folder / "ids.txt").write_text("\n".join(map(str, order)))
+    own = ["--vectors", folder / "vectors.npy", "--vector_ids", folder / "ids.txt"]
+    run("build", "--items", folder / "shop", "--output_dir", folder / "shuffled", *CODES, *own)
+    np.save(folder / "vectors.npy", vectors)
+    (folder / "ids.txt").write_text(json.dumps([*map(str, range(NUM_ITEMS))]))
+    run("build", "--items", folder / "shop", "--output_dir", folder / "straight", *CODES, *own)
+    ids = [SemanticIds.load(folder / name) for name in ("shuffled", "straight")]
+    assert ids[0].to_dict() == ids[1].to_dict()
+
+
+@pytest.mark.parametrize("mode", ["concatenate", "predict"])
+def test_collaborative_vectors(folder, mode, data_folder):
+    main(["prepare", "--data", str(folder / "shop"), "--item_format", "titles", "--output_dir", str(folder / "data")])
+    arguments = ["--sasrec_epochs", "1", "--sasrec_hidden_size", "8"]
+    main(["sasrec", "--prepared", str(folder / "data"), "--output_dir", str(folder / "sasrec"), *arguments])
+    users = ["--sasrec", folder / "sasrec", "--prepared", folder / "data", "--collaborative_mode", mode]
+    run("build", "--items", folder / "shop", "--output_dir", folder / "ids", *CODES, *users)
+    (folder / "new.json").write_text(json.dumps({"new": {"title": "lute"}}))
+    run("add", "--semantic_ids", folder / "ids", "--items", folder / "new.json", "--output_dir", folder / "more")
+    assert len(SemanticIds.load(folder / "more")) == NUM_ITEMS + 1
+
+
+def test_the_report_of_any_ids(data_folder, tmp_path, capsys):
+    run("report", "--data", data_folder, "--output_dir", tmp_path)
+    assert "24 items, 1 of them with the ID of an item before them" in capsys.readouterr().out
+    assert "Thing number 3" in (tmp_path / "report.md").read_text()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["build", "--items", "{none}"], "there is no file or folder"),
+        (["build", "--items", "{empty}"], "holds no item.json"),
+        (["build", "--items", "{shop}", "--fields", "name"], "No item has a text in ['name']"),
+        (["build", "--items", "{shop}", "--levels", "2", "--codebook_size", "2"], "24 items, but 2 x 2 codes make 4"),
+        (["build", "--items", "{shop}", "--sasrec", "{none}"], "--sasrec needs --prepared"),
+        (["build", "--items", "{shop}", "--vectors", "{vectors}"], "--vectors needs --vector_ids"),
+        (["build", "--items", "{shop}", "--vectors", "{vectors}", "--vector_ids", "{two}"], "3 rows and"),
+        (["build", "--items", "{shop}", "--vectors", "{vectors}", "--vector_ids", "{three}"], "lacks 21 items"),
+        (["build", "--items", "{list}"], "item '1' is 'Pen', expected an object"),
+        (["add", "--items", "{shop}", "--semantic_ids", "{empty}"], "holds no semantic_ids.json"),
+        (["report", "--data", "{shop}"], "holds no index.json"),
+    ],
+)
+def test_what_cannot_be_used(folder, arguments, message, capsys):
+    (folder / "empty").mkdir()
+    np.save(folder / "vectors.npy", np.ones((3, 2)))
+    (folder / "two").write_text("0\n1\n")
+    (folder / "three").write_text("0\n1\n2\n")
+    (folder / "list").write_text('{"1": "Pen"}')
+    places = {name: folder / name for name in ("shop", "empty", "none", "two", "three", "list")}
+    places["vectors"] = folder / "vectors.npy"
+    filled = [argument.format(**places) for argument in arguments]
+    assert main(["items", *filled, "--output_dir", str(folder / "out")]) == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert error.count("\n") == 1
+
+
+def test_nothing_to_add(folder, capsys):
+    run("build", "--items", folder / "shop", "--output_dir", folder / "ids", *CODES)
+    arguments = ["--items", folder / "shop", "--semantic_ids", folder / "ids", "--output_dir", folder / "more"]
+    assert main(["items", "add", *map(str, arguments)]) == 2
+    assert "all 24 items have semantic IDs already" in capsys.readouterr().err
