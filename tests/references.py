@@ -278,3 +278,29 @@ def naive_windows(items, number_shown):
 
 
 # --------------------------------------------------------------------------------------------------- end of prompts
+
+
+# ---------------------------------------------------------------------------------------------------- semantic IDs
+
+
+def naive_admit(distances, groups, capacity, occupied):
+    """
+    Deferred acceptance as the textbook has it: one item asks at a time; a full code keeps its nearest, of equals the
+    smaller row. All arguments are lists; `occupied` holds `group * size + code`.
+    """
+    held = {}
+    size = len(distances[0])
+    free = {key: capacity - occupied.count(key) for key in range((max(groups) + 1) * size)}
+    waiting = list(range(len(distances)))
+    wishes = [sorted(range(size), key=lambda code: (distances[row][code], code)) for row in range(len(distances))]
+    while waiting:
+        row = waiting.pop()
+        code = wishes[row].pop(0)
+        key = groups[row] * size + code
+        held.setdefault(key, []).append((distances[row][code], row))
+        if len(held[key]) > free[key]:
+            worst = max(held[key])
+            held[key].remove(worst)
+            waiting.append(worst[1])
+    codes = {row: key % size for key, rows in held.items() for _, row in rows}
+    return [codes[row] for row in range(len(distances))]

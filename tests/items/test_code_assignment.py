@@ -6,26 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ilrec_trl.items.code_assignment import admit, crowded, squared_distances
-
-
-def naive_admit(distances, groups, capacity, occupied):
-    """One item asks at a time; a full code keeps its nearest, of equals the smaller row."""
-    held = {}
-    size = len(distances[0])
-    free = {key: capacity - list(occupied).count(key) for key in range((max(groups) + 1) * size)}
-    waiting = list(range(len(distances)))
-    wishes = [sorted(range(size), key=lambda code: (distances[row][code], code)) for row in range(len(distances))]
-    while waiting:
-        row = waiting.pop()
-        code = wishes[row].pop(0)
-        key = groups[row] * size + code
-        held.setdefault(key, []).append((distances[row][code], row))
-        if len(held[key]) > free[key]:
-            worst = max(held[key])
-            held[key].remove(worst)
-            waiting.append(worst[1])
-    codes = {row: key % size for key, rows in held.items() for _, row in rows}
-    return [codes[row] for row in range(len(distances))]
+from tests.references import naive_admit
 
 
 @st.composite
