@@ -43,8 +43,7 @@ options = parser.parse_args()
 splits = Interactions.from_lc_rec(options.data).leave_one_out(short_users="train")
 catalog = ItemCatalog.from_lc_rec(options.data)
 tokenizer = AutoTokenizer.from_pretrained(options.model)
-if tokenizer.pad_token is None:
-    tokenizer.pad_token = tokenizer.eos_token
+tokenizer.pad_token = tokenizer.pad_token or tokenizer.eos_token
 gpu = torch.cuda.is_available()
 dtype = torch.bfloat16 if gpu else torch.float32
 quantization = BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=dtype)
@@ -52,9 +51,9 @@ model = AutoModelForCausalLM.from_pretrained(options.model, quantization_config=
 token_ids = catalog.add_tokens(tokenizer, model)
 item_trie = catalog.trie(tokenizer)
 
-if options.sasrec is None:
-    sasrec = train_sasrec(splits, catalog.item_ids, sasrec_training_arguments(f"{options.output_dir}/sasrec"))
-reward_func = SASRecReward(options.sasrec or sasrec, item_trie, device=model.device)
+sasrec_args = sasrec_training_arguments(f"{options.output_dir}/sasrec")
+sasrec = options.sasrec or train_sasrec(splits, catalog.item_ids, sasrec_args)
+reward_func = SASRecReward(sasrec, item_trie, device=model.device)
 
 # Only the new tokens' rows of embedding and head are trained, beside the adapters.
 peft_config = LoraConfig(
