@@ -3,9 +3,9 @@ What new item tokens gain from starting at the titles of their items.
 
     python benchmarks/item_token_initialisation.py --data ../shared/data/industrial
 
-A small Llama (4 layers, hidden size 128) is pretrained on the catalogue's titles, gets the tokens of the semantic IDs, and is
-fine-tuned to give the ID of an item for its title. Measured is the loss (nats a token) over the first steps, for each way to
-start the new rows and each seed, from the same pretrained weights with the same batches.
+A small Llama (4 layers, hidden size 128) is pretrained on the catalogue's titles, gets the tokens of the semantic IDs,
+and is fine-tuned to give the ID of an item for its title. Measured is the loss (nats a token) over the first steps,
+for each way to start the new rows and each seed, from the same pretrained weights with the same batches.
 """
 
 import argparse

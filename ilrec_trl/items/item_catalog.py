@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-import gzip
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
+from .catalog_changes import with_distinct_titles, with_items, with_short_titles, without_items
+from .catalog_files import read_json
+from .completion_tokens import check_semantic_ids, completion_tokens
 from .titles import clean_title
 
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
+    from .completion_tokens import Prompt
     from .item_tokens import Initialisation
     from .item_trie import ItemTrie
 
@@ -22,10 +25,8 @@ CatalogKind: TypeAlias = Literal["semantic_ids", "titles"]
 
 class ItemCatalog:
     """
-    Ids of items and the text that names each one to the LLM: its title, or its semantic ID.
-
-    A catalogue may hold both titles and semantic IDs; `kind` says which of them `texts` are. Several items may have
-    one title or one semantic ID.
+    Ids of items and the text that names each one to the LLM: its title, or its semantic ID. A catalogue may hold both;
+    `kind` says which of them `texts` are. Several items may have one title or one semantic ID.
 
     Args:
         item_ids (`list[str]`):
@@ -80,12 +81,13 @@ class ItemCatalog:
     @classmethod
     def from_titles(cls, titles: Mapping[str, str]) -> ItemCatalog:
         """
-        Catalogue of items named by their titles, which are cleaned: HTML entities and Unicode forms resolved, runs of
-        white space made one space.
+        Catalogue of items named by their titles, cleaned by [`~titles.clean_title`].
 
         Raises:
-            ValueError: where nothing is left of a title; names the items.
+            ValueError: where nothing is left of a title or it is no text; names the items.
         """
+        if wrong := [item_id for item_id, title in titles.items() if not isinstance(title, str)]:
+            raise ValueError(f"The titles of {len(wrong)} items are no text: {wrong[:5]}. Give them one.")
         cleaned = {str(item_id): clean_title(title) for item_id, title in titles.items()}
         return cls(list(cleaned), texts=list(cleaned.values()))
 
@@ -106,7 +108,7 @@ class ItemCatalog:
             kind (`"semantic_ids"` or `"titles"`, *optional*, defaults to `"semantic_ids"`):
                 What names an item. The other is read as well where it is there for the same items.
         """
-        index, about = _read_json(folder, "index.json"), _read_json(folder, "item.json")
+        index, about = read_json(folder, "index.json"), read_json(folder, "item.json")
         needed, name = (index, "index.json") if kind == "semantic_ids" else (about, "item.json")
         if needed is None:
             raise FileNotFoundError(f"{folder} holds no {name} (nor .gz, nor <data set>.{name}), which {kind} need.")
@@ -117,6 +119,12 @@ class ItemCatalog:
         if index is not None and all(item_id in index for item_id in item_ids):
             semantic_ids = [index[item_id] for item_id in item_ids]
         return cls(item_ids, titles, semantic_ids, kind)
+
+    # Catalogues made from this one
+    with_items = with_items
+    without_items = without_items
+    with_distinct_titles = with_distinct_titles
+    with_short_titles = with_short_titles
 
     def as_kind(self, kind: CatalogKind) -> ItemCatalog:
         """The same items named by their titles or by their semantic IDs."""
@@ -188,40 +196,62 @@ class ItemCatalog:
         vocabulary = tokenizer.get_vocab()
         return [vocabulary[token] for token in self.tokens]
 
-    def token_sequences(self, tokenizer: PreTrainedTokenizerBase) -> dict[str, list[int]]:
+    def token_sequences(
+        self,
+        tokenizer: PreTrainedTokenizerBase,
+        prompt: Prompt | None = None,
+        chat_template_kwargs: dict[str, Any] | None = None,
+        max_title_tokens: int = 512,
+    ) -> dict[str, list[int]]:
         """
-        Token ids of every item's text, without special tokens and without an end token.
+        Token ids of every item's text as it is tokenized after a prompt, without special tokens and an end token.
 
-        Titles are tokenized as they stand after a line break, where prompts end: some tokenizers put a space before
-        the first word of a text, which a completion does not have.
+        Args:
+            tokenizer (`PreTrainedTokenizerBase`):
+                The model's.
+            prompt (`str` or `list[dict]`, *optional*):
+                Any prompt of the data set, text or conversation; only how it ends matters, as some tokenizers write a
+                text's first word differently after a space, a line break or a chat template's mark. By default a line
+                break before titles and nothing before semantic IDs, as the default templates end.
+            chat_template_kwargs (`dict`, *optional*):
+                As in [`recommend`].
+            max_title_tokens (`int`, *optional*, defaults to `512`):
+                Longer titles are refused: no model learns to recite them, and beam search takes a step a token.
 
         Raises:
-            ValueError: where a semantic ID's token is not one entry of the tokenizer.
+            ValueError: where a semantic ID's token is not one entry of the tokenizer, a title is too long, or a token
+                would stand across the border of prompt and item; names the items.
         """
-        context = "\n" if self.kind == "titles" else ""
-        start = tokenizer(context, add_special_tokens=False)["input_ids"] if context else []
-        encoded = tokenizer([context + text for text in self.texts], add_special_tokens=False)["input_ids"]
-        for text, token_ids in zip(self.texts, encoded, strict=True):
-            if token_ids[: len(start)] != start:
-                raise ValueError(
-                    f"The tokenizer joins a line break with the start of {text!r}, so that the title has no tokens "
-                    "of its own. Use another tokenizer."
-                )
-        sequences = [token_ids[len(start) :] for token_ids in encoded]
+        if prompt is None:
+            prompt = "\n" if self.kind == "titles" else ""
+        sequences = completion_tokens(tokenizer, self.texts, prompt, chat_template_kwargs)
+        named = dict(zip(self.item_ids, sequences, strict=True))
         if self.kind == "semantic_ids":
-            self._check_semantic_ids(tokenizer, sequences)
-        return dict(zip(self.item_ids, sequences, strict=True))
+            check_semantic_ids(tokenizer, named, self.semantic_ids or [])
+        long = [item_id for item_id, tokens in named.items() if len(tokens) > max_title_tokens]
+        if long and self.kind == "titles":
+            raise ValueError(
+                f"The titles of {len(long)} items have more than {max_title_tokens} tokens: {long[:5]}. Cut them with "
+                "`catalog.with_short_titles(tokenizer, max_title_tokens)`, or raise `max_title_tokens`."
+            )
+        return named
 
-    def trie(self, tokenizer: PreTrainedTokenizerBase) -> ItemTrie:
+    def trie(
+        self,
+        tokenizer: PreTrainedTokenizerBase,
+        prompt: Prompt | None = None,
+        chat_template_kwargs: dict[str, Any] | None = None,
+        max_title_tokens: int = 512,
+    ) -> ItemTrie:
         """
-        The catalogue as a trie of the tokenizer's tokens.
+        The catalogue as a trie of the tokenizer's tokens; arguments as in [`ItemCatalog.token_sequences`].
 
         Semantic IDs of one length end by themselves. Titles, and semantic IDs that differ in length, end with the
         tokenizer's end-of-sequence token, which TRL appends to completions.
         """
         from .item_trie import ItemTrie
 
-        sequences = self.token_sequences(tokenizer)
+        sequences = self.token_sequences(tokenizer, prompt, chat_template_kwargs, max_title_tokens)
         if self.kind == "semantic_ids" and len(set(map(len, sequences.values()))) == 1:
             return ItemTrie.from_sequences(sequences)
         if tokenizer.eos_token_id is None:
@@ -271,28 +301,3 @@ class ItemCatalog:
                 f"{len(empty)} items have nothing to name them by ({self.kind}): {empty[:5]}. Give them a text, or "
                 "drop them from catalogue and interactions."
             )
-
-    def _check_semantic_ids(self, tokenizer: PreTrainedTokenizerBase, sequences: list[list[int]]) -> None:
-        vocabulary = tokenizer.get_vocab()
-        for item_id, tokens, token_ids in zip(self.item_ids, self.semantic_ids or [], sequences, strict=True):
-            if token_ids != [vocabulary.get(token) for token in tokens] or tokenizer.unk_token_id in token_ids:
-                raise ValueError(
-                    f"The tokenizer reads the semantic ID {tokens} of item {item_id!r} as "
-                    f"{tokenizer.convert_ids_to_tokens(token_ids)}, expected one entry for each token. Call "
-                    "`catalog.add_tokens(tokenizer, model)` first."
-                )
-
-
-def _read_json(folder: str | Path, name: str) -> dict[str, Any] | None:
-    """`name` or `<data set>.name` in `folder`, plain or compressed; `None` where there is none."""
-    for pattern in (name, f"{name}.gz", f"*.{name}", f"*.{name}.gz"):
-        found = sorted(Path(folder).glob(pattern))
-        if len(found) > 1:
-            raise ValueError(
-                f"{folder} holds several files named {pattern}: {[path.name for path in found]}. Keep one."
-            )
-        if found:
-            opener = gzip.open if found[0].suffix == ".gz" else open
-            with opener(found[0], "rt", encoding="utf-8") as file:
-                return {str(item_id): value for item_id, value in json.load(file).items()}
-    return None

@@ -5,9 +5,12 @@ from __future__ import annotations
 import html
 import re
 import unicodedata
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from html.entities import html5
 
 
+_ESCAPED_AMPERSAND = re.compile("&(?:amp;)+", re.IGNORECASE)
 # With its semicolon alone: without it "Sound&notes" would become "Sound¬es"
 _ENTITY = re.compile(r"&(?:#\d{1,7}|#[xX][0-9a-fA-F]{1,6}|[A-Za-z][A-Za-z0-9]{1,31});")
 _CODE = re.compile(r"<(script|style)\b[^<>]*>.*?</\1\s*>", re.IGNORECASE | re.DOTALL)
@@ -52,7 +55,99 @@ def clean_title(title: str) -> str:
 
 
 def _clean_once(title: str) -> str:
-    title = _ENTITY.sub(lambda found: html.unescape(found[0]), title)
+    title = _ENTITY.sub(_resolve, _ESCAPED_AMPERSAND.sub("&", title))
     title = _INLINE_TAG.sub("", _BLOCK_TAG.sub(" ", _CODE.sub(" ", title)))
     title = _STRAY_JOINER.sub("", _INVISIBLE.sub("", title))
     return " ".join(unicodedata.normalize("NFC", title).split())
+
+
+def _resolve(found: re.Match[str]) -> str:
+    entity = found[0]
+    return html.unescape(entity) if entity[1] == "#" else html5.get(entity[1:], entity)
+
+
+def distinct_titles(titles: Mapping[str, str], brands: Mapping[str, str] | None = None) -> dict[str, str]:
+    """
+    Append the brand to titles that several items have, and a number where that does not tell them apart.
+
+    Args:
+        titles (`dict[str, str]`):
+            Cleaned title of every item. The first of equal items keeps its title where no brand is known.
+        brands (`dict[str, str]`, *optional*):
+            Brand, maker or shop of items, as many as are known.
+
+    Example:
+
+    ```python
+    >>> from ilrec_trl.items.titles import distinct_titles
+
+    >>> distinct_titles({"a": "Harp", "b": "Harp", "c": "Harp", "d": "Drum"}, brands={"c": "Lyon"})
+    {'a': 'Harp', 'b': 'Harp (2)', 'c': 'Harp (Lyon)', 'd': 'Drum'}
+
+    ```
+    """
+    counts = Counter(titles.values())
+    named = {}
+    for item_id, title in titles.items():
+        brand = clean_title((brands or {}).get(item_id) or "")
+        named[item_id] = f"{title} ({brand})" if counts[title] > 1 and brand else title
+    taken, given = set(named.values()), set()
+    for item_id, title in named.items():
+        if title in given:
+            title = _numbered(title, taken)
+        taken.add(title)
+        given.add(title)
+        named[item_id] = title
+    return named
+
+
+def _numbered(title: str, taken: set[str]) -> str:
+    number = 2
+    while (numbered := f"{title} ({number})") in taken:
+        number += 1
+    return numbered
+
+
+def shortened_titles(
+    titles: Mapping[str, str], count_tokens: Callable[[list[str]], list[int]], max_tokens: int
+) -> dict[str, str]:
+    """
+    Cut titles of more than `max_tokens` tokens after a word. Titles that differed still differ: where the cut ones
+    would not, they get a number.
+
+    Raises:
+        ValueError: where not even the first word fits; names the items.
+    """
+    distinct = list(dict.fromkeys(titles.values()))
+    lengths = dict(zip(distinct, count_tokens(distinct), strict=True))
+    new = {title: title for title in distinct if lengths[title] <= max_tokens}
+    taken, hopeless = set(new), []
+    for title in distinct:
+        if title in new:
+            continue
+        words, number = title.split(), 1
+        while (short := _cut(words, number, count_tokens, max_tokens)) in taken:
+            number += 1
+        if short is None:
+            hopeless.append(title)
+        else:
+            new[title] = short
+            taken.add(short)
+    if hopeless:
+        items = [item_id for item_id, title in titles.items() if title in set(hopeless)]
+        raise ValueError(
+            f"{len(items)} titles cannot be cut to {max_tokens} tokens, since their first word alone has more, or too "
+            f"many start alike: {items[:5]}. Allow more tokens, or give these items other titles."
+        )
+    return {item_id: new[title] for item_id, title in titles.items()}
+
+
+def _cut(
+    words: Sequence[str], number: int, count_tokens: Callable[[list[str]], list[int]], max_tokens: int
+) -> str | None:
+    """The most words that fit, with the number where it is above 1."""
+    ending = f" ({number})" if number > 1 else ""
+    # A word has at least one token
+    candidates = [" ".join(words[:kept]) + ending for kept in range(1, min(len(words), max_tokens + 1))]
+    fitting = [text for text, length in zip(candidates, count_tokens(candidates), strict=True) if length <= max_tokens]
+    return fitting[-1] if fitting else None
