@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from .evaluation.recommend import recommend
     from .evaluation.recommendation_callback import RecommendationCallback
     from .evaluation.recommender import Recommender
+    from .items.catalog_files import ItemTitles, read_titles
     from .items.item_catalog import ItemCatalog
     from .items.item_encoder import ItemEncoder
     from .items.item_token_training import check_item_tokens_train, item_token_settings
@@ -45,6 +46,7 @@ __all__ = [
     "Interactions",
     "ItemCatalog",
     "ItemEncoder",
+    "ItemTitles",
     "ItemTrie",
     "ItemTrieLogitsProcessor",
     "PromptRenderer",
@@ -65,6 +67,7 @@ __all__ = [
     "merge_adapter",
     "next_item_dataset",
     "rank_items",
+    "read_titles",
     "recommend",
     "sequence_dataset",
     "task_dataset",
@@ -78,6 +81,7 @@ _MODULES = {
     "Interactions": ".data.interactions",
     "ItemCatalog": ".items.item_catalog",
     "ItemEncoder": ".items.item_encoder",
+    "ItemTitles": ".items.catalog_files",
     "ItemTrie": ".items.item_trie",
     "ItemTrieLogitsProcessor": ".evaluation.logits_processor",
     "PromptRenderer": ".data.prompt_renderer",
@@ -97,6 +101,7 @@ _MODULES = {
     "merge_adapter": ".items.merge_adapter",
     "next_item_dataset": ".data.prompts",
     "rank_items": ".evaluation.exact_ranking",
+    "read_titles": ".items.catalog_files",
     "recommend": ".evaluation.recommend",
     "sequence_dataset": ".data.prompts",
     "task_dataset": ".data.tasks",

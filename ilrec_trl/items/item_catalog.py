@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from .catalog_changes import with_distinct_titles, with_items, with_short_titles, without_items
-from .catalog_files import read_json
+from .catalog_files import read_lc_rec
 from .completion_tokens import check_semantic_ids, completion_tokens
 from .titles import clean_title
 
@@ -88,8 +88,7 @@ class ItemCatalog:
         """
         if wrong := [item_id for item_id, title in titles.items() if not isinstance(title, str)]:
             raise ValueError(f"The titles of {len(wrong)} items are no text: {wrong[:5]}. Give them one.")
-        cleaned = {str(item_id): clean_title(title) for item_id, title in titles.items()}
-        return cls(list(cleaned), texts=list(cleaned.values()))
+        return cls(list(map(str, titles)), texts=list(map(clean_title, titles.values())))
 
     @classmethod
     def from_semantic_ids(cls, semantic_ids: Mapping[str, Sequence[str]]) -> ItemCatalog:
@@ -108,17 +107,7 @@ class ItemCatalog:
             kind (`"semantic_ids"` or `"titles"`, *optional*, defaults to `"semantic_ids"`):
                 What names an item. The other is read as well where it is there for the same items.
         """
-        index, about = read_json(folder, "index.json"), read_json(folder, "item.json")
-        needed, name = (index, "index.json") if kind == "semantic_ids" else (about, "item.json")
-        if needed is None:
-            raise FileNotFoundError(f"{folder} holds no {name} (nor .gz, nor <data set>.{name}), which {kind} need.")
-        item_ids = list(needed)
-        titles = semantic_ids = None
-        if about is not None and all(item_id in about for item_id in item_ids):
-            titles = [clean_title(about[item_id].get("title") or "") for item_id in item_ids]
-        if index is not None and all(item_id in index for item_id in item_ids):
-            semantic_ids = [index[item_id] for item_id in item_ids]
-        return cls(item_ids, titles, semantic_ids, kind)
+        return cls(*read_lc_rec(folder, kind), kind)
 
     # Catalogues made from this one
     with_items = with_items
