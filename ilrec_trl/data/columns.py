@@ -107,10 +107,12 @@ def encode(ids: pa.Array | pa.ChunkedArray) -> tuple[pa.Array, NDArray[np.int32]
     if not len(whole):
         return pa.array([], whole.type), np.empty(0, dtype=np.int32)
     if pa.types.is_dictionary(whole.type):
-        encoded = whole.unify_dictionaries().combine_chunks()
+        encoded = whole.unify_dictionaries()
     else:
-        encoded = whole.dictionary_encode().unify_dictionaries().combine_chunks()
-    return encoded.dictionary, encoded.indices.fill_null(-1).to_numpy().astype(np.int32, copy=False)
+        encoded = whole.dictionary_encode()
+    # One table of ids serves all chunks, so that the last chunk's dictionary holds those of the others.
+    indices = pa.concat_arrays([chunk.indices for chunk in encoded.chunks])
+    return encoded.chunks[-1].dictionary, indices.fill_null(-1).to_numpy().astype(np.int32, copy=False)
 
 
 def sorted_codes(ids: pa.Array) -> tuple[pa.StringArray, NDArray[np.int32]]:

@@ -84,6 +84,7 @@ def _parse_block(block: bytes, schema: pa.Schema, count: int) -> pa.Table | None
             pyarrow.json.ReadOptions(use_threads=False, block_size=len(block)),
             pyarrow.json.ParseOptions(explicit_schema=schema, unexpected_field_behavior="ignore"),
         )
+        table.validate(full=True)  # strings are UTF-8
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError, UnicodeDecodeError):
         return None
     return table if len(table) == count else None
@@ -113,7 +114,9 @@ def _kind(error: ValueError) -> str:
 
 
 def _fields(line: bytes, names: list[str]) -> dict[str, str | None]:
-    pairs = json.loads(line.decode("utf-8"), object_pairs_hook=_Pairs, parse_constant=_refuse_constant)
+    pairs = json.loads(
+        line.decode("utf-8", "surrogateescape"), object_pairs_hook=_Pairs, parse_constant=_refuse_constant
+    )
     if not isinstance(pairs, _Pairs):
         raise ValueError("that are no JSON objects")
     values: dict[str, str | None] = dict.fromkeys(names)
@@ -125,7 +128,7 @@ def _fields(line: bytes, names: list[str]) -> dict[str, str | None]:
             if isinstance(value, bool) or not isinstance(value, str | int | float):
                 raise ValueError(f"whose {name} is neither text nor a number")
             values[name] = str(value)
-            str(value).encode("utf-8")  # half a surrogate pair is no text
+            str(value).encode("utf-8")  # neither a stray byte nor half a surrogate pair is text
     return values
 
 
