@@ -18,7 +18,9 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -78,11 +80,12 @@ def read_questions(splits: object) -> None:
         assert splits.test[int(row)].item
 
 
+ROWS = "csv to splits, rows"
 # What a stage needs before the clock starts, and what is measured.
 STAGES: dict[str, tuple[Callable[[Path], object], Callable[[object], object]]] = {
     "parquet to splits": (lambda folder: folder / "interactions.parquet", load_and_split),
     "csv to splits": (lambda folder: folder / "interactions.csv", load_and_split),
-    "csv to splits, rows": (lambda folder: folder / "interactions.csv", loop_over_groups),
+    ROWS: (lambda folder: folder / "interactions.csv", loop_over_groups),
     "load saved": (lambda folder: folder / "saved", Interactions.load),
     "5-core": (lambda folder: Interactions.load(folder / "saved"), lambda loaded: loaded.k_core(5)),
     "drop exact repeats": (
@@ -116,38 +119,42 @@ def run_stage(stage: str, folder: Path) -> None:
     # Not getrusage: its peak includes that of the process this one was started from.
     status = Path("/proc/self/status").read_text()
     kilobytes = int(status.partition("VmHWM:")[2].split()[0])
-    print(json.dumps({"seconds": seconds, "GiB": kilobytes / 2**20}))
+    sys.stdout.write(json.dumps({"s": seconds, "GiB": kilobytes / 2**20}))
     del kept
 
 
 def main(number: int, rounds: int, quick: bool) -> None:
-    rows = []
     with tempfile.TemporaryDirectory() as name:
         whole, part = Path(name) / "whole", Path(name) / "part"
         for folder, size in ((whole, number), (part, number // 10)):
             folder.mkdir()
             write_files(folder, size)
             Interactions.load(folder / "interactions.parquet").save(folder / "saved")
-        for folder, size, stages, baseline in (
-            (whole, number, [stage for stage in STAGES if not stage.endswith("rows")], ""),
-            (part, number // 10, ["csv to splits", "csv to splits, rows"], "csv to splits, rows"),
-        ):
-            measured = {stage: [] for stage in stages}
-            in_turn(
-                {stage: lambda stage=stage: measured[stage].append(measure(stage, folder)) or 0.0 for stage in stages},
-                rounds,
-            )
-            for metric, unit in (("seconds", "s"), ("GiB", "GiB")):
-                values = {stage: [one[metric] for one in measured[stage]] for stage in stages}
-                metric = "time" if metric == "seconds" else "peak memory"
-                rows += compare(
-                    "interactions", f"{size:,} interactions".replace(",", " "), metric, unit, values, baseline
-                )
+        stages = [stage for stage in STAGES if stage != ROWS]
+        rows = compare_stages(whole, f"{number} interactions", stages, "", rounds)
+        rows += compare_stages(part, f"{number // 10} interactions", ["csv to splits", ROWS], ROWS, rounds)
     for row in rows:
         ratio = f"{row['ratio']}x" if row.get("ratio") else ""
-        print(f"{row['case']:26} {row['system']:22} {row['metric']:12} {row['p50']:>10} {row['unit']:4} {ratio}")
+        line = f"{row['case']:22} {row['system']:20} {row['metric']:12} {row['p50']:>10} {row['unit']:4} {ratio}"
+        sys.stdout.write(line + "\n")
     if not quick:
-        print(write_results("interactions", rows))
+        sys.stdout.write(f"{write_results('interactions', rows)}\n")
+
+
+def compare_stages(folder: Path, case: str, stages: list[str], baseline: str, rounds: int) -> list[dict[str, Any]]:
+    """CSV rows of time and peak memory of stages, measured in turn."""
+    measured: dict[str, list[dict[str, float]]] = {stage: [] for stage in stages}
+
+    def note(stage: str) -> float:
+        measured[stage].append(measure(stage, folder))
+        return measured[stage][-1]["s"]
+
+    in_turn({stage: partial(note, stage) for stage in stages}, rounds)
+    rows = []
+    for metric, unit in (("time", "s"), ("peak memory", "GiB")):
+        values = {stage: [one[unit] for one in measured[stage]] for stage in stages}
+        rows += compare("interactions", case, metric, unit, values, baseline)
+    return rows
 
 
 if __name__ == "__main__":
