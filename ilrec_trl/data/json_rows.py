@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from .text_rows import Roles, line_numbers, open_bytes
 
 _BLOCK = 1 << 23  # bytes
 _FIRST = 100  # lines that show the names and types of the fields
+_STRAY_NULL = re.compile(rb"\}\s*n")
 _ARROW = {str: pa.string(), int: pa.int64(), float: pa.float64()}
 
 
@@ -78,6 +80,10 @@ def _schema(path: Path, roles: Roles) -> tuple[pa.Schema, dict[str, str]]:
 
 def _parse_block(block: bytes, schema: pa.Schema, count: int) -> pa.Table | None:
     """The rows of a block, or `None` where not every one of its lines is one object of the expected types."""
+    # A null that is no field's value crashes pyarrow 26's reader, together with the whole process.
+    objects = block.startswith(b"{") and block.count(b"\n{") == count - 1 and not _STRAY_NULL.search(block)
+    if not objects:
+        return None
     try:
         table = pyarrow.json.read_json(
             io.BytesIO(block),

@@ -96,12 +96,12 @@ class _Checks:
 
 def _ids(column: pa.ChunkedArray, what: str, checks: _Checks) -> tuple[pa.StringArray, NDArray[np.int32]]:
     """Distinct ids and the code of each row's; -1 where there is none. Only the distinct ones are looked at."""
-    distinct, codes = encode(column)
-    kind = distinct.type
+    kind = column.type.value_type if pa.types.is_dictionary(column.type) else column.type
     if pa.types.is_floating(kind):
         raise ValueError(f"Ids of column {what!r} are floats: 12 would become '12.0'; cast them to int or str first.")
     if not (_is_text(kind) or pa.types.is_integer(kind) or pa.types.is_null(kind)):
         raise ValueError(f"Ids of column {what!r} are of type {kind}; expected text or whole numbers.")
+    distinct, codes = encode(column)
     distinct, broken = _cast(distinct, pa.string())
     checks.refuse(f"whose {what} is not UTF-8", np.append(broken, False)[codes])
     missing = pc.equal(distinct, "").fill_null(False).to_numpy(zero_copy_only=False) & ~broken
@@ -150,16 +150,19 @@ def _numbers(column: pa.ChunkedArray, what: str, checks: _Checks) -> NDArray[Any
     if _is_text(kind):
         column = _text(column, what, checks)
         checks.refuse(f"without a {what}", _mask(pc.equal(column, "").fill_null(True)) & checks.good)
+    if pa.types.is_integer(kind):
+        checks.refuse(f"without a {what}", _mask(column.is_null()))
+        return column.cast(pa.int64()).fill_null(0).to_numpy()
     values, broken = _cast(column, pa.float64())
     numbers = values.to_numpy()
     checks.refuse(f"without a {what}", _mask(column.is_null()) | (np.isnan(numbers) & ~broken & ~_is_text(kind)))
     checks.refuse(f"whose {what} is no number", broken | ~np.isfinite(numbers))
-    if not pa.types.is_floating(kind) and not broken.any():
+    if _is_text(kind):
         # Beyond 2 ** 53 a float would make different moments one.
         try:
-            return column.cast(pa.int64()).fill_null(0).to_numpy()
+            return pc.if_else(pa.array(~broken), column, None).cast(pa.int64()).fill_null(0).to_numpy()
         except pa.ArrowInvalid:
-            pass
+            pass  # there are fractions among them
     return np.nan_to_num(numbers, nan=0.0, posinf=0.0, neginf=0.0)
 
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import pyarrow as pa
@@ -20,16 +22,24 @@ def save_columns(directory: str | Path, columns: Columns) -> None:
     directory = Path(directory)
     directory.mkdir(parents=True, exist_ok=True)
     (directory / MARKER).unlink(missing_ok=True)
-    (directory / "times.npy").unlink(missing_ok=True)
-    np.save(directory / "item_codes.npy", columns.item_codes)
-    np.save(directory / "offsets.npy", columns.offsets)
-    if columns.times is not None:
-        np.save(directory / "times.npy", columns.times)
+    times = np.empty(0) if columns.times is None else columns.times
+    for name, values in (("item_codes", columns.item_codes), ("offsets", columns.offsets), ("times", times)):
+        with _replaced(directory / f"{name}.npy") as file:
+            np.save(file, values)
     for name, ids in (("users", columns.users), ("items", columns.items)):
         table = pa.table({name: ids})
-        with pa.OSFile(str(directory / f"{name}.arrow"), "wb") as file, pa.ipc.new_file(file, table.schema) as writer:
+        with _replaced(directory / f"{name}.arrow") as file, pa.ipc.new_file(file, table.schema) as writer:
             writer.write_table(table)
     (directory / MARKER).write_text(json.dumps({"format": 1, **_lengths(columns)}, indent=2) + "\n")
+
+
+@contextmanager
+def _replaced(path: Path) -> Iterator[BinaryIO]:
+    """A new file in the place of one that may be mapped into memory, which overwriting would pull from under."""
+    partial = path.with_name(path.name + ".partial")
+    with partial.open("wb") as file:
+        yield file
+    partial.replace(path)
 
 
 def load_columns(directory: Path) -> Columns:
@@ -46,7 +56,7 @@ def load_columns(directory: Path) -> Columns:
         )
         whole = {"format": 1, **_lengths(columns)} == about and columns.offsets[-1] == len(columns.item_codes)
         whole &= len(columns.offsets) == len(columns.users) + 1
-    except (OSError, ValueError, KeyError, TypeError, IndexError, pa.ArrowException) as error:
+    except (OSError, EOFError, ValueError, KeyError, TypeError, IndexError, pa.ArrowException) as error:
         raise ValueError(f"{directory} does not hold whole saved interactions ({error}); save them again.") from error
     if not whole:
         raise ValueError(f"The files of {directory} do not fit together; save the interactions again.")

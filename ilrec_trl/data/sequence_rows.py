@@ -114,6 +114,8 @@ def _named(path: Path, numbers: NDArray[Any]) -> NDArray[np.object_]:
 
 def _join(windows: pa.Table, part_of: NDArray[np.int64], labels: NDArray[np.object_], bad: BadRows) -> RawRows:
     """One row an interaction: each user's first history, then all targets in order."""
+    if not len(windows):
+        return RawRows(windows.select(["user", "item"]), bad)
     histories = _lists(windows["history"])
     lengths = pc.list_value_length(histories).fill_null(0).to_numpy().astype(np.int64)  # (R,)
     past = histories.flatten()
@@ -122,7 +124,7 @@ def _join(windows: pa.Table, part_of: NDArray[np.int64], labels: NDArray[np.obje
     users = encode(windows["user"])[1]
     order = _order(users, part_of, lengths)
     starts, lengths = offsets_of(lengths)[:-1][order], lengths[order]
-    opening = np.append(True, users[order][1:] != users[order][:-1])[: len(order)]
+    opening = np.append(True, users[order][1:] != users[order][:-1])
     added = np.where(opening, lengths + 1, 1)  # interactions that a row adds
     ends = np.cumsum(added)
     flat = np.empty(int(added.sum()), dtype=np.int32)

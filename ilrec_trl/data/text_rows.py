@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import csv
 import gzip
 import io
@@ -90,12 +91,16 @@ def read_delimited(path: Path, delimiter: str, roles: Roles, names: list[str] | 
                 ),
             )
         except pa.ArrowInvalid as error:
+            if not lines.count:
+                raise ValueError(f"{path.name} is empty: it has no interactions.") from error
             _check_quotes(path)
             raise ValueError(f"{path.name} cannot be read as lines of fields: {error}") from error
     if quoted and len(table) + len(unreadable) + header != lines.count:
         _check_quotes(path)
         bad.unit = "record"
     table = pa.table({role: table[name] for role, name in chosen.items()})
+    if lines.mended:  # what was no UTF-8 is none again, so that its rows are found
+        table = pa.table({role: pc.replace_substring(table[role], "\ufffd".encode(), b"\xff") for role in chosen})
     skipped = np.array(unreadable, dtype=np.int64)
     bad.add(f"without {len(names)} fields", skipped)
     table, skipped = _without_blank_lines(path, table, skipped, header + 1)
@@ -118,13 +123,16 @@ def _header(path: Path, delimiter: str) -> list[str]:
 
 
 class _CountedLines(io.RawIOBase):
-    """A file that counts the lines read through it, and turns `::` into one byte."""
+    """
+    A file as the CSV reader needs it: lines are counted, `::` becomes one byte, and what is not UTF-8 becomes U+FFFD,
+    since the reader cannot report a line that it cannot decode.
+    """
 
     def __init__(self, file: BinaryIO, delimiter: bytes) -> None:
         self._file, self._delimiter = file, delimiter
-        self._held = b""
-        self._last = b"\n"
+        self._character, self._colon, self._last = b"", b"", b"\n"
         self._ends = 0
+        self.mended = False
 
     @property
     def count(self) -> int:
@@ -135,18 +143,31 @@ class _CountedLines(io.RawIOBase):
         return True
 
     def read(self, size: int = -1) -> bytes:
-        block = self._file.read(size)
-        if block:
+        while block := self._file.read(size):
             self._ends += block.count(b"\n") + block.count(b"\r") - block.count(b"\r\n")
             self._ends -= self._last == b"\r" and block.startswith(b"\n")
             self._last = block[-1:]
-        if len(self._delimiter) > 1:
-            whole = self._held + block
-            self._held = whole[-1:] if block and whole.endswith(b":") else b""
-            block = whole[: len(whole) - len(self._held)].replace(self._delimiter, _SEPARATOR)
-            if not block and self._held:
-                return self.read(size)
-        return block
+            if ready := self._one_byte_delimiters(self._utf8(block)):
+                return ready
+        return self._one_byte_delimiters(self._utf8(b""), last=True)
+
+    def _utf8(self, block: bytes) -> bytes:
+        whole = self._character + block
+        try:
+            end = codecs.utf_8_decode(whole, "strict", not block)[1]
+            ready = whole[:end]
+        except UnicodeDecodeError:
+            text, end = codecs.utf_8_decode(whole, "replace", not block)
+            ready, self.mended = text.encode(), True
+        self._character = whole[end:]
+        return ready
+
+    def _one_byte_delimiters(self, block: bytes, last: bool = False) -> bytes:
+        if len(self._delimiter) == 1:
+            return block
+        whole = self._colon + block
+        self._colon = b":" if whole.endswith(b":") and not last else b""
+        return whole[: len(whole) - len(self._colon)].replace(self._delimiter, _SEPARATOR)
 
 
 def _check_quotes(path: Path) -> None:

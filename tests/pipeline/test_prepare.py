@@ -5,6 +5,7 @@ import shutil
 
 import pytest
 
+from ilrec_trl import Interactions
 from ilrec_trl.pipeline.options import DataOptions, InputError
 from ilrec_trl.pipeline.prepare import PreparedData, prepare
 from tests.pipeline.conftest import NUM_ITEMS, NUM_USERS
@@ -107,4 +108,82 @@ def test_bad_input_is_one_clear_line(data_folder, tmp_path, change, options, mes
 
 def test_a_folder_that_was_not_prepared_is_refused(tmp_path):
     with pytest.raises(InputError, match="ilrec prepare"):
+        PreparedData.load(tmp_path)
+
+
+@pytest.fixture
+def shop(data_folder, tmp_path):
+    """A CSV file of the same walks, with ratings and days, beside which there is no catalogue."""
+    sequences = json.loads((data_folder / "inter.json").read_text())
+    lines = [
+        f"{user},{item},{1 + (step + int(user)) % 5},2020-01-{1 + step + int(user) % 7:02}"
+        for user, items in sequences.items()
+        for step, item in enumerate(items)
+    ]
+    path = tmp_path / "shop.csv"
+    path.write_text("\n".join(["who,item,rating,time", *lines, "0,99,5,2020-01-01"]) + "\n")
+    return path
+
+
+def test_other_sources_are_cleaned_and_split_by_time(data_folder, shop, tmp_path):
+    options = DataOptions(
+        data=str(shop),
+        items=str(data_folder),
+        user_column="who",
+        bad_rows="drop",
+        min_rating=2,
+        start="2020-01-02",
+        end="2020-01-13",
+        drop_repeats="keep_last",
+        max_items=6,
+        k_core=2,
+        split="global_time",
+        validation_start="2020-01-08",
+        test_start="2020-01-10",
+    )
+    prepared = prepare(options)
+    assert prepared.name == "shop.csv"
+    last = len(shop.read_text().splitlines())
+    assert prepared.notes[0] == f"Left out 1 bad row in shop.csv: 1 of an unknown item (line {last})."
+    loaded = Interactions.load(
+        shop, columns={"user": "who"}, min_rating=2, bad_rows="drop", items=prepared.catalog.item_ids
+    )
+    window = loaded.filter(start="2020-01-02", end="2020-01-13", drop_repeats="keep_last", max_items=6)
+    assert prepared.interactions == window.k_core(2)
+    assert prepared.splits == prepared.interactions.global_time("2020-01-08", "2020-01-10")
+    assert "Split by time" in " ".join(prepared.notes)
+    prepared.save(tmp_path / "out")
+    again = PreparedData.load(tmp_path / "out")
+    assert again.interactions == prepared.interactions
+    assert again.splits == prepared.splits
+    shares = prepare(DataOptions(data=str(shop), items=str(data_folder), user_column="who", bad_rows="drop",
+                                 split="global_time", validation_share=0.2, test_share=0.2))  # fmt: skip
+    assert shares.splits == shares.interactions.global_time(validation_share=0.2, test_share=0.2)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({}, "1 of an unknown item"),
+        ({"bad_rows": "drop", "user_column": "user"}, "No column 'user' among"),
+        ({"bad_rows": "drop", "items": None}, "holds no index.json"),
+        ({"bad_rows": "drop", "start": "2021-01-01"}, "no interactions are left after cleaning"),
+        ({"bad_rows": "drop", "start": "yesterday"}, "Got the time 'yesterday'; expected a date"),
+        ({"bad_rows": "drop", "k_core": 99}, "99-core is empty"),
+        ({"bad_rows": "drop", "test_start": "2020-01-01"}, "are for --split global_time"),
+        ({"bad_rows": "drop", "split": "global_time"}, "needs either `validation_start` and `test_start`"),
+        ({"data": None, "min_rating": 3.0}, "--items is about data of your own"),
+    ],
+)
+def test_options_of_a_source_that_do_not_fit(data_folder, shop, options, message):
+    given = {"data": str(shop), "items": str(data_folder), "user_column": "who"} | options
+    with pytest.raises(InputError, match=message):
+        prepare(DataOptions(**given))
+
+
+def test_a_folder_of_an_older_version_is_refused(data_folder, tmp_path):
+    prepare(DataOptions(data=str(data_folder))).save(tmp_path)
+    about = json.loads((tmp_path / "prepare.json").read_text())
+    (tmp_path / "prepare.json").write_text(json.dumps(about | {"format": 1}))
+    with pytest.raises(InputError, match="another version; run `ilrec prepare` again"):
         PreparedData.load(tmp_path)
