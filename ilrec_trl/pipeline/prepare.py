@@ -183,9 +183,9 @@ def prepare(options: DataOptions, model: str | None = None) -> PreparedData:
 def _with_prompts(prepared: PreparedData) -> PreparedData:
     """Refuse now what prompts would be refused for later, and keep the text of templates instead of their files."""
     options, templates = prepared.options, prepared.renderer.templates
-    if options.tasks or options.max_length is not None:
+    if options.tasks or options.template or options.max_length is not None:
         prepared.training_rows()
-    if options.template is not None:
+    if options.template:
         prepared.options = dataclasses.replace(options, template=[template.source for template in templates])
     return prepared
 
