@@ -162,7 +162,7 @@ class ItemCatalog:
                 Where new rows start. `"item_texts"`: from the rows of the tokens in the titles of all items whose
                 semantic ID holds the new token, brought to the usual distance from the mean row. `"mean"`: from the
                 mean row, with little noise. `"random"`: anywhere at the usual distance from the mean row. By default
-                from the item texts where the catalogue has titles, else from the mean.
+                from the item texts where the catalogue has titles, else at random.
             seed (`int`, *optional*, defaults to `0`):
                 Seed of the noise, without which two rows might be equal.
 
@@ -174,7 +174,7 @@ class ItemCatalog:
                 quantised.
         """
         if initialise is None:
-            initialise = "mean" if self.titles is None else "item_texts"
+            initialise = "random" if self.titles is None else "item_texts"
         if model is None:
             vocabulary = tokenizer.get_vocab()
             tokenizer.add_tokens([token for token in self.tokens if token not in vocabulary])

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
-from torch import nn
+from torch import Tensor, nn
 from transformers.utils import logging
 
 
@@ -88,7 +88,7 @@ def warn_of_frozen_item_tokens(model: nn.Module, tokenizer: PreTrainedTokenizerB
     since they may have been trained before.
     """
     added = set(tokenizer.get_added_vocab().values()) - set(tokenizer.all_special_ids)
-    token_ids = sorted(added & set(item_trie.arrays.node_tokens.tolist()))
+    token_ids = sorted(added & set(item_trie.arrays.node_tokens.unique().tolist()))
     if frozen := _frozen_rows(model, token_ids):
         logger.warning(f"{frozen}. This is right only if they have been trained before. {_REMEDY}")
 
@@ -104,7 +104,7 @@ def _frozen_rows(model: Any, token_ids: Sequence[int]) -> str:
 
 def _trained_rows(module: nn.Module) -> set[int]:
     """Rows of an embedding or head that some trainable parameter covers, whatever PEFT has wrapped it in."""
-    num_rows = module.weight.shape[0]  # type: ignore[union-attr,index]
+    num_rows = _whole_shape(module.weight)[0]  # type: ignore[arg-type]
     covered: set[int] = set()
     for part in module.modules():
         # Of PEFT's trainable tokens; a tied head holds those of the embedding
@@ -115,9 +115,14 @@ def _trained_rows(module: nn.Module) -> set[int]:
                 covered.update(indices[adapter])
     for parameter in module.parameters():
         # The weight itself, a copy to be saved with the adapter, or LoRA's side of the vocabulary
-        if parameter.requires_grad and num_rows in parameter.shape:
+        if parameter.requires_grad and num_rows in _whole_shape(parameter):
             covered.update(range(num_rows))
     return covered
+
+
+def _whole_shape(weight: Tensor) -> Sequence[int]:
+    """Shape of a weight that DeepSpeed's ZeRO-3 may have cut up already when the model was loaded."""
+    return getattr(weight, "ds_shape", weight.shape)
 
 
 def short_module_name(model: nn.Module, module: nn.Module) -> str:
