@@ -22,14 +22,16 @@ import torch  # noqa: E402
 from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM, LogitsProcessor  # noqa: E402
 
 from benchmarks.measurements import RESULTS, compare, in_turn, write_results  # noqa: E402
+from benchmarks.trie import peak_mib, reset_peak  # noqa: E402
 from ilrec_trl import ItemTrie, ItemTrieLogitsProcessor  # noqa: E402
 from ilrec_trl.evaluation.beam_search import constrained_beam_search  # noqa: E402
+from ilrec_trl.evaluation.memory_budget import MIB, search_bytes  # noqa: E402
 from ilrec_trl.evaluation.prompt_decoder import PromptDecoder  # noqa: E402
 
 
 CODES, LEVELS = 256, 4
 SPECIAL = {"pad_token_id": 0, "bos_token_id": None, "eos_token_id": 1}
-BASELINE = "ours, unconstrained"
+BASELINE, SLOWEST = "ours, unconstrained", "generate, prefix_allowed_tokens_fn"
 
 
 def build_catalogue(num_items: int, text_tokens: int, seed: int = 0) -> dict[int, list[int]]:
@@ -41,8 +43,10 @@ def build_catalogue(num_items: int, text_tokens: int, seed: int = 0) -> dict[int
 
 
 def build_model(vocab_size: int, **sizes) -> LlamaForCausalLM:
+    """Random weights, large enough that probabilities differ from token to token."""
     torch.manual_seed(0)
-    return LlamaForCausalLM(LlamaConfig(vocab_size=vocab_size, initializer_range=0.2, **SPECIAL, **sizes)).eval()
+    config = LlamaConfig(vocab_size=vocab_size, **({"initializer_range": 0.2} | SPECIAL | sizes))
+    return LlamaForCausalLM(config).eval()
 
 
 def build_prompts(sequences: dict[int, list[int]], batch: int, length: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -91,7 +95,7 @@ def unconstrained_beam_search(
 ) -> torch.Tensor:
     """Our decoder without a catalogue: the best of all tokens at every step. Returns scores `(B, W)`."""
     decoder = PromptDecoder(model, input_ids, attention_mask)
-    scores = torch.zeros(len(input_ids), 1)  # (B, W)
+    scores = torch.zeros(len(input_ids), 1, device=input_ids.device)  # (B, W)
     for step in range(steps):
         vocab_size = decoder.logits.shape[-1]
         shares = decoder.logits.log_softmax(dim=-1, dtype=torch.float32)  # (B, W, V)
@@ -138,26 +142,61 @@ def build_systems(model, prompts, sequences, num_beams: int) -> dict:
         "generate, dictionary of prefixes": lambda: run_generate(
             model, *prompts, num_beams, logits_processor=[PrefixDictionaryProcessor(dictionary)]
         ),
-        "generate, prefix_allowed_tokens_fn": lambda: run_generate(
-            model, *prompts, num_beams, prefix_allowed_tokens_fn=dictionary
-        ),
+        SLOWEST: lambda: run_generate(model, *prompts, num_beams, prefix_allowed_tokens_fn=dictionary),
     }
 
 
 def check_equal(systems: dict, trie: ItemTrie) -> None:
     """What is compared must be the same search: scores of all constrained systems agree, and so do the items."""
     leaves, scores = systems["ours"]()
-    for name in ("generate, prefix_allowed_tokens_fn", "generate, dictionary of prefixes"):
+    for name in (SLOWEST, "generate, dictionary of prefixes"):
         tokens, their_scores = systems[name]()
-        torch.testing.assert_close(scores, their_scores, rtol=1e-3, atol=1e-2)
         theirs = trie.locate(tokens.flatten(0, 1)).view(leaves.shape)
-        assert (theirs == leaves).float().mean() > 0.95, "the searches find other items"
+        if their_scores.dtype == torch.float32:
+            torch.testing.assert_close(scores, their_scores, rtol=1e-3, atol=1e-2)
+            assert (theirs == leaves).float().mean() > 0.95, "the searches find other items"
+        else:  # in bfloat16 the order of near ties is chance
+            torch.testing.assert_close(scores, their_scores.float(), rtol=5e-2, atol=0.5)
 
 
 def seconds(function) -> float:
+    synchronise = torch.cuda.synchronize if torch.cuda.is_available() else lambda: None
+    synchronise()
     start = time.perf_counter()
     function()
+    synchronise()
     return time.perf_counter() - start
+
+
+def measure(systems: dict, trie: ItemTrie, case: str, rounds: int, benchmark: str = "decoding") -> list[dict]:
+    """Rows of the CSV: each system beside the unconstrained twin, and beside `prefix_allowed_tokens_fn`."""
+    check_equal(systems, trie)
+    timed = {name: lambda function=f: seconds(function) for name, f in systems.items()}
+    values = in_turn(timed, rounds)
+    rows = compare(benchmark, case, "time a batch", "s", values, SLOWEST)
+    # What takes a tenth of the time is measured more often, for a ratio that is worth reading.
+    ours = in_turn({name: function for name, function in timed.items() if name.startswith("ours")}, 5 * rounds)
+    return rows + compare(benchmark, case, "time a batch", "s", ours, BASELINE)
+
+
+def measure_memory(model, prompts, trie: ItemTrie, num_beams: int, case: str) -> list[dict]:
+    """What a search takes at its peak beside what was there before, and the estimate that memory budgets go by."""
+    constrained_beam_search(model, *(tensor[:1] for tensor in prompts), trie, num_beams=num_beams)
+    reset_peak()
+    before = peak_mib()
+    constrained_beam_search(model, *prompts, trie, num_beams=num_beams)
+    batch, length = prompts[0].shape
+    memory = {
+        "estimate": [batch * search_bytes(model, trie, length, num_beams) / MIB],
+        "measured": [peak_mib() - before],
+    }
+    return compare("decoding", case, "memory of a batch", "MiB", memory, "measured")
+
+
+def show(rows: list[dict]) -> None:
+    for row in rows:
+        ratio = f"{row['ratio']:>8} x {row['baseline']}"
+        print(f"{row['case'][:32]:32} {row['system']:36} {row['p50']:>9} {row['unit']:3} {ratio}")  # noqa: T201
 
 
 def plot(rows: list[dict], path: Path) -> None:
@@ -178,21 +217,21 @@ def plot(rows: list[dict], path: Path) -> None:
         colours = ["tab:blue" if row["system"].startswith("ours") else "tab:gray" for row in own]
         bars = axis.barh([row["system"] for row in own], middle, xerr=spread, color=colours)
         axis.bar_label(bars, [f" {row['ratio']}x" for row in own])
-        axis.set(title=case, xlabel="seconds a batch (median, p20 to p80); times the unconstrained twin")
+        axis.set(title=case, xlabel="seconds a batch (median, p20 to p80); share of prefix_allowed_tokens_fn")
         axis.margins(x=0.15)
     figure.savefig(path, dpi=120)
 
 
-def main() -> None:
+def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--items", type=int, default=10_000)
     parser.add_argument("--batch", type=int, default=16)
     parser.add_argument("--beams", type=int, default=20)
     parser.add_argument("--prompt_tokens", type=int, default=160)
-    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--quick", action="store_true", help="small sizes, to try the script; writes nothing")
-    options = parser.parse_args()
+    options = parser.parse_args(arguments)
     if options.quick:
         options.items, options.batch, options.beams, options.prompt_tokens, options.rounds = 300, 2, 5, 16, 2
     torch.set_num_threads(options.threads)
@@ -202,20 +241,18 @@ def main() -> None:
         sequences = build_catalogue(options.items, text_tokens)
         model = build_model(text_tokens + CODES * LEVELS, **sizes)
         prompts = build_prompts(sequences, options.batch, options.prompt_tokens)
-        systems = build_systems(model, prompts, sequences, options.beams)
-        check_equal(systems, ItemTrie.from_sequences(sequences))
-        values = in_turn({n: lambda f=f: seconds(f) for n, f in systems.items()}, options.rounds)
         case = (
             f"{name} ({text_tokens + CODES * LEVELS:,} tokens), {options.items:,} items, batch {options.batch}, "
             f"{options.beams} beams, prompts of {options.prompt_tokens} tokens"
         )
-        rows += compare("decoding", case, "time a batch", "s", values, BASELINE)
-        rows += compare("decoding", case, "time a batch", "s", values, "generate, prefix_allowed_tokens_fn")
-    for row in rows:
-        print(f"{row['case'][:32]:32} {row['system']:36} {row['p50']:>9} s {row['ratio']:>8} x {row['baseline']}")  # noqa: T201
+        systems = build_systems(model, prompts, sequences, options.beams)
+        trie = ItemTrie.from_sequences(sequences)
+        rows += measure_memory(model, prompts, trie, options.beams, case)
+        rows += measure(systems, trie, case, options.rounds)
+    show(rows)
     if not options.quick:
         print(write_results("decoding", rows))  # noqa: T201
-        plot([row for row in rows if row["baseline"] == BASELINE], RESULTS / "decoding.png")
+        plot([row for row in rows if row["baseline"] == SLOWEST], RESULTS / "decoding.png")
 
 
 if __name__ == "__main__":

@@ -41,13 +41,18 @@ def peak_mib() -> float:
     return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM")) / 1024
 
 
+def reset_peak() -> None:
+    """From now on `peak_mib` counts afresh."""
+    Path("/proc/self/clear_refs").write_text("5")
+
+
 def build(num_items: int, folder: str) -> dict[str, float]:
     """Run in a process of its own."""
     from ilrec_trl import ItemTrie
 
     tokens = draw_tokens(num_items)
     ItemTrie.from_arrays(range(100), tokens[:100])  # whatever is loaded at the first use
-    Path("/proc/self/clear_refs").write_text("5")  # the peak counts from here
+    reset_peak()
     before, start = peak_mib(), time.perf_counter()
     trie = ItemTrie.from_arrays(range(num_items), tokens)
     figures = {"build time": time.perf_counter() - start, "peak memory beside the tokens": peak_mib() - before}
@@ -114,12 +119,12 @@ def plot(figures: dict[int, dict[str, float]], steps: dict[str, dict[int, list[f
     figure.savefig(path, dpi=120)
 
 
-def main() -> None:
+def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="small sizes, to try the script; writes nothing")
     parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--build", nargs=2, metavar=("ITEMS", "FOLDER"), help=argparse.SUPPRESS)
-    options = parser.parse_args()
+    options = parser.parse_args(arguments)
     if options.build:
         print(json.dumps(build(int(options.build[0]), options.build[1])))  # noqa: T201
         return

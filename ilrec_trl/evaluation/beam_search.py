@@ -149,8 +149,7 @@ def search(
     broken = torch.zeros((), dtype=torch.bool, device=input_ids.device)
     uniform = not any(arrays.has_leaves[:-1])
     for level in range(arrays.depth):
-        tokens, children = arrays.padded_children(beams.nodes, level)  # (B, W, C)
-        real = children >= 0
+        tokens, children, real = arrays.padded_children(beams.nodes, level)  # (B, W, C)
         scores = log_probabilities(decoder.logits, decoder.columns(tokens), real, normalise)  # (B, W, C)
         broken |= scores.isnan().any()
         if not item_filter.lets_all_pass:
@@ -159,16 +158,23 @@ def search(
         firsts = children if level == 0 else beams.firsts[:, :, None].expand_as(children)
         longer = _Beams(children.flatten(1), scores.flatten(1), firsts.flatten(1))  # (B, W * C)
         if arrays.has_leaves[level + 1]:
-            ends = arrays.is_leaf(longer.nodes)
+            ends = arrays.is_leaf(longer.nodes) if level + 1 < arrays.depth else longer.nodes > 0
             found, _ = found.join(longer.keep(ends)).best(num_beams, limit.results)
             longer = longer.keep(~ends)
             if found.scores.shape[1] == num_beams:
                 longer = longer.keep(longer.scores > found.scores[:, -1:])
-        if level + 1 == arrays.depth or (not uniform and not bool((longer.scores > -torch.inf).any())):
+        if level + 1 == arrays.depth:
             break
         width = children.shape[2]
         beams, places = longer.best(min(num_beams, arrays.level_size(level + 1)), limit.beams)
         alive = beams.nodes >= 0  # (B, W)
+        if not uniform and not bool(alive.any()):
+            break
+        if not uniform and normalise == "continuations" and bool((arrays.only_leaf(beams.nodes) >= 0)[alive].all()):
+            # What is forced has probability 1: the scores of all that is left are known.
+            ends_of = _Beams(arrays.only_leaf(beams.nodes), beams.scores, beams.firsts)
+            found, _ = found.join(ends_of).best(num_beams, limit.results)
+            break
         decoder.step(tokens.flatten(1).gather(1, places) * alive, places // width * alive)
     if bool(broken):
         raise ValueError("The model's logits are not numbers (NaN), so items cannot be ranked. Has training diverged?")

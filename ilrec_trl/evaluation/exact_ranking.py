@@ -89,11 +89,10 @@ def _score_range(arrays: TrieArrays, decoder: PromptDecoder, first: int, last: i
     scores = decoder.logits.new_zeros(batch, 1, dtype=torch.float32)  # (B, W)
     result = scores.new_empty(batch, last - first)
     for level in range(arrays.depth):
-        tokens, children = (x.expand(batch, -1, -1) for x in arrays.padded_children(nodes, level))  # (B, W, C)
-        shares = log_probabilities(decoder.logits, decoder.columns(tokens), children >= 0, normalise)
+        tokens, children, real = (x.expand(batch, -1, -1) for x in arrays.padded_children(nodes, level))  # (B, W, C)
+        shares = log_probabilities(decoder.logits, decoder.columns(tokens), real, normalise)
         # Those that reach into this range of items; the others belong to neighbouring chunks.
-        known = children[0].clamp(min=0)
-        inside = (children[0] >= 0) & (arrays.item_end[known] > first) & (arrays.item_start[known] < last)
+        inside = real[0] & (arrays.item_end[children[0]] > first) & (arrays.item_start[children[0]] < last)
         parents, places = inside.nonzero(as_tuple=True)  # (E,)
         scores = scores[:, parents] + shares[:, parents, places]  # (B, E)
         nodes, tokens = children[0, parents, places], tokens[0, parents, places]

@@ -75,7 +75,7 @@ def prompts_within(budget_mib: float, bytes_each: int, prompt_length: int) -> in
     fitting = int(budget_mib * MIB // bytes_each)
     if fitting < 1:
         raise ValueError(
-            f"One prompt of {prompt_length} tokens needs about {bytes_each / MIB:.0f} MiB, more than "
+            f"One prompt of {prompt_length} tokens needs about {bytes_each / MIB:.3g} MiB, more than "
             f"memory_budget_mib={budget_mib}. Raise the budget, shorten the prompt or ask for fewer beams."
         )
     return fitting

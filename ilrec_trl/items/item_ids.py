@@ -140,7 +140,7 @@ class ItemIds(Sequence[ItemId]):
 def _first_not_below(values: NDArray[Any], order: NDArray[np.int32], queries: NDArray[Any]) -> NDArray[np.int64]:
     """
     Place in `order` of the first value that is not below each query, or the last place. Written out because
-    `np.searchsorted` fails on strings of more than 15 bytes (numpy 2.3).
+    `np.searchsorted` fails on strings of more than 15 bytes (numpy 2.4).
     """
     low, high = np.zeros(len(queries), dtype=np.int64), np.full(len(queries), len(values) - 1)
     while (open_ := low < high).any():

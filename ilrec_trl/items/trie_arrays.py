@@ -103,7 +103,7 @@ class TrieArrays:
         rows, child_nodes = ragged_ranges(starts, counts)  # (E,)
         return rows, self.node_tokens[child_nodes].long(), child_nodes
 
-    def padded_children(self, nodes: Tensor, level: int) -> tuple[Tensor, Tensor]:
+    def padded_children(self, nodes: Tensor, level: int) -> tuple[Tensor, Tensor, Tensor]:
         """
         All continuations of some nodes of one level, in a rectangle: no loop, and on an accelerator no wait for it.
 
@@ -114,17 +114,16 @@ class TrieArrays:
                 Tokens before the nodes.
 
         Returns:
-            `tuple[torch.Tensor, torch.Tensor]`: tokens, ascending, and child nodes, each `(..., W, C)` where `C` is
-            the most children that a node has; padded with -1.
+            `tuple[torch.Tensor, torch.Tensor, torch.Tensor]`: tokens, ascending, child nodes, and which of them there
+            are, each `(..., W, C)` where `C` is the most children that a node has. Elsewhere there is some other
+            node.
         """
         starts, counts = self._child_ranges(nodes)  # (..., W)
         # On the CPU it costs nothing to ask how wide the rectangle must be for these nodes.
         width = int(counts.max()) if nodes.device.type == "cpu" else self.max_children[level]
         places = torch.arange(width, device=nodes.device)  # (C,)
-        real = places < counts[..., None]  # (..., W, C)
-        child_nodes = torch.where(real, starts[..., None] + places, 0)  # (..., W, C)
-        tokens = self.node_tokens[child_nodes].long()  # (..., W, C): -1 for the root
-        return tokens, torch.where(real, child_nodes, -1)
+        children = (starts[..., None] + places).clamp_(max=len(self.node_tokens) - 1)  # (..., W, C)
+        return self.node_tokens[children].long(), children, places < counts[..., None]
 
     def _child_ranges(self, nodes: Tensor) -> tuple[Tensor, Tensor]:
         """First child and number of children of each node, in the shape of `nodes`."""
@@ -136,6 +135,12 @@ class TrieArrays:
         """Whether each of `nodes`, of any shape, is a complete item; False for -1."""
         known = nodes.clamp(min=0)
         return (nodes >= 0) & (self.first_child[known] == self.first_child[known + 1])
+
+    def only_leaf(self, nodes: Tensor) -> Tensor:
+        """The one leaf at or below each of `nodes`, of any shape; -1 where there are several, and for -1."""
+        known = nodes.clamp(min=0)
+        first, last = self.item_leaf[self.item_start[known]], self.item_leaf[self.item_end[known] - 1]
+        return torch.where((nodes >= 0) & (first == last), first, -1).long()
 
     def locate(self, prefixes: Tensor) -> Tensor:
         """Nodes `(N,)` of prefixes `(N, D)`, padded with -1 at the end; -1 where no item starts so."""

@@ -138,13 +138,12 @@ def test_walking_by_nodes_is_walking_the_dictionary(catalogue):
     for level, prefixes in enumerate(by_level[:-1]):
         nodes = torch.arange(*arrays.level_starts[level : level + 2])
         assert [tuple(arrays.path(node)) for node in nodes.tolist()] == prefixes
-        tokens, children = arrays.padded_children(torch.cat([nodes, torch.tensor([-1])])[None], level)
-        assert tokens.shape == children.shape == (1, len(nodes) + 1, arrays.max_children[level])
-        assert (children[0, -1] == -1).all()
+        tokens, children, reals = arrays.padded_children(torch.cat([nodes, torch.tensor([-1])])[None], level)
+        assert tokens.shape == children.shape == reals.shape == (1, len(nodes) + 1, arrays.max_children[level])
+        assert not reals[0, -1].any()
         for row, prefix in enumerate(prefixes):
-            real = children[0, row] >= 0
+            real = reals[0, row]
             assert tokens[0, row][real].tolist() == sorted(naive.tokens[prefix])
-            assert (tokens[0, row][~real] == -1).all()
             for token, child in zip(tokens[0, row][real], children[0, row][real], strict=True):
                 assert tuple(arrays.path(int(child))) == (*prefix, int(token))
                 assert arrays.parent(child[None]).tolist() == [int(nodes[row])]
@@ -152,6 +151,9 @@ def test_walking_by_nodes_is_walking_the_dictionary(catalogue):
                     assert arrays.child(nodes[row][None], token[None], depth).tolist() == [int(child)]
             strange = torch.tensor([t for t in range(-1, VOCAB_SIZE + 3) if t not in naive.tokens[prefix]])
             assert (arrays.child(nodes[row].expand(len(strange)), strange, level) == -1).all()
+        alone = [{tuple(whole[item]) for item in naive.items[prefix]} for prefix in prefixes]
+        leaves = [arrays.path(leaf) if leaf >= 0 else None for leaf in arrays.only_leaf(nodes).tolist()]
+        assert leaves == [list(next(iter(found))) if len(found) == 1 else None for found in alone]
         assert arrays.is_leaf(nodes).tolist() == [not naive.tokens[prefix] for prefix in prefixes]
         assert arrays.num_items_below(nodes).tolist() == [len(naive.items[prefix]) for prefix in prefixes]
 
