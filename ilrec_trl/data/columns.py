@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -131,9 +132,9 @@ def places_of(order: NDArray[Any]) -> NDArray[np.int32]:
 
 def check_order(users: pa.Array, offsets: NDArray[np.int64], times: NDArray[np.float64] | None) -> None:
     """Refuse repeated users and times that fall within a user."""
-    repeated = [entry["values"] for entry in pc.value_counts(users).to_pylist() if entry["counts"] > 1]
-    if repeated:
-        raise ValueError(f"User {repeated[0]!r} appears more than once; merge that user's items into one sequence.")
+    if len(users.unique()) < len(users):
+        repeated = Counter(users.to_pylist()).most_common(1)[0][0]
+        raise ValueError(f"User {repeated!r} appears more than once; merge that user's items into one sequence.")
     if times is not None and len(times):
         starts = np.zeros(len(times), dtype=bool)
         starts[offsets[:-1]] = True

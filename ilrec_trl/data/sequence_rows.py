@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
+from collections.abc import Callable
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -36,7 +38,7 @@ def read_lc_rec(path: Path) -> RawRows:
         raise ValueError(f"{path.name} is not of the form {{user: [item, ...]}}; write one list of items a user.")
     users = [user for user, _ in pairs]
     if len(set(users)) < len(users):
-        repeated = next(user for place, user in enumerate(users) if user in users[:place])
+        repeated = Counter(users).most_common(1)[0][0]
         raise ValueError(f"{path.name}: user {repeated!r} appears more than once; merge the items into one list.")
     lengths = np.array([len(items) for _, items in pairs], dtype=np.int64)
     rows = np.repeat(np.arange(len(users)), lengths)
@@ -82,13 +84,18 @@ def read_mini_one_rec(paths: dict[str, Path]) -> RawRows:
     for part, rows in parts.items():
         for kind, numbers in rows.bad.numbers.items():
             bad.add(kind, _named(paths[part], numbers))
-    sizes = [len(rows.table) for rows in parts.values()]
-    labels = np.concatenate(
-        [_named(paths[part], rows.label(np.arange(len(rows.table)))) for part, rows in parts.items()]
-    )
+    starts = offsets_of(np.array([len(rows.table) for rows in parts.values()]))
+
+    def label(places: NDArray[np.int64]) -> NDArray[np.object_]:
+        names = np.empty(len(places), dtype=object)
+        for start, end, (part, rows) in zip(starts[:-1], starts[1:], parts.items(), strict=True):
+            mine = (start <= places) & (places < end)
+            names[mine] = _named(paths[part], rows.label(places[mine] - start))
+        return names
+
     windows = pa.concat_tables([rows.table for rows in parts.values()])
-    part_of = np.repeat([PARTS.index(part) for part in parts], sizes)
-    return _join(windows, part_of, labels, bad)
+    part_of = np.repeat([PARTS.index(part) for part in parts], np.diff(starts))
+    return _join(windows, part_of, label, bad)
 
 
 def _layout(path: Path) -> tuple[str, Any]:
@@ -112,7 +119,9 @@ def _named(path: Path, numbers: NDArray[Any]) -> NDArray[np.object_]:
     return named
 
 
-def _join(windows: pa.Table, part_of: NDArray[np.int64], labels: NDArray[np.object_], bad: BadRows) -> RawRows:
+def _join(
+    windows: pa.Table, part_of: NDArray[np.int64], label: Callable[[NDArray[np.int64]], NDArray[Any]], bad: BadRows
+) -> RawRows:
     """One row an interaction: each user's first history, then all targets in order."""
     if not len(windows):
         return RawRows(windows.select(["user", "item"]), bad)
@@ -136,7 +145,7 @@ def _join(windows: pa.Table, part_of: NDArray[np.int64], labels: NDArray[np.obje
     differs = flat[before] != past_codes[_spans(starts, lengths)]
     agrees &= np.bincount(np.repeat(np.arange(len(order)), lengths), differs, minlength=len(order)) == 0
     if not agrees.all():
-        bad.add("whose history is not what the user's earlier rows say", labels[order[~agrees]])
+        bad.add("whose history is not what the user's earlier rows say", label(order[~agrees]))
         raise ValueError(f"{bad}. Without them the order of the items is unknown; give whole files.")
     source = np.repeat(order, added)
     table = pa.table(
@@ -146,7 +155,7 @@ def _join(windows: pa.Table, part_of: NDArray[np.int64], labels: NDArray[np.obje
             "time": part_of[source],
         }
     )
-    return RawRows(table, bad, lambda places: labels[source[places]])
+    return RawRows(table, bad, lambda places: label(source[places]))
 
 
 def _lists(column: pa.ChunkedArray) -> pa.ListArray:

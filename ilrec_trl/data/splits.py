@@ -175,6 +175,8 @@ def global_time(
 ) -> Splits:
     """Splits as [`Interactions.global_time`] describes them."""
     times = timed(columns.times)
+    if not len(times):
+        raise ValueError("There are no interactions to split.")
     first, second = _moments(times, moments, shares)
     if not first < second:
         raise ValueError(f"Got validation from {first} and test from {second}; test must be later.")
@@ -218,7 +220,8 @@ def _moments(
             "some for training."
         )
     # Rounded before cutting: 1 - 0.1 - 0.2 is a hair below 0.7.
-    places = [int(round(len(times) * (1 - part), 6)) for part in (validation_share + test_share, test_share)]
+    shares_after = (validation_share + test_share, test_share)
+    places = [min(int(round(len(times) * (1 - share), 6)), len(times) - 1) for share in shares_after]
     ordered = np.partition(times, places)
     return float(ordered[places[0]]), float(ordered[places[1]])
 

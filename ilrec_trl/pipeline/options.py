@@ -45,8 +45,8 @@ class DataOptions(PromptOptions):
     items: str | None = field(
         default=None,
         metadata={
-            "help": "Folder of index.json or item.json (also <name>.index.json, also .gz), which names the items. "
-            "Without it they are looked for beside the interactions."
+            "help": "What names the items: a folder of index.json or item.json (also <name>.index.json, also .gz), or "
+            "a file of titles. Without it they are looked for beside the interactions."
         },
     )
     user_column: str | None = field(default=None, metadata={"help": "Column of users, if it has no usual name."})

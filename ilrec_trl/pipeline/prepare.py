@@ -17,6 +17,7 @@ from ..data.prompt_renderer import Prompt, PromptRenderer
 from ..data.prompts import next_item_dataset
 from ..data.splits import NextItemExample, Splits
 from ..data.synthetic import generate_store
+from ..items.catalog_files import read_titles
 from ..items.item_catalog import ItemCatalog
 from ..items.item_trie import ItemTrie
 from .options import DataOptions, InputError
@@ -90,7 +91,7 @@ class PreparedData:
             "users": len(self.interactions),
             "items": len(self.catalog),
             "interactions": self.interactions.num_interactions,
-            "test_users": len(self.splits.test),
+            "test_users": len({example.user for example in self.splits.test}),
             "notes": self.notes,
         }
 
@@ -229,7 +230,10 @@ def _about(splits: Splits, options: DataOptions) -> list[str]:
     if options.split == "leave_one_out":
         short = len(splits.users_without_test)
         return [f"{short} users with fewer than 3 items are trained on, not tested."] if short else []
-    notes = ["Split by time: everything after one moment is test, for all users alike."]
+    notes = [
+        f"Split by time: {len(splits.test)} interactions from one moment on are test, for all users alike; "
+        f"{len(splits.users_without_test)} users have none."
+    ]
     if splits.without_history:
         number = len(splits.without_history)
         notes.append(f"{number} items of validation and test are a user's first, with no history, and are not asked.")
@@ -264,8 +268,14 @@ def _catalog(options: DataOptions) -> ItemCatalog:
     data = Path(options.data or "")
     if options.data_format != "hub" and not data.exists():
         raise FileNotFoundError(f"there is no file or folder {data}; give --data one, or --data_format hub too")
-    folder = Path(options.items) if options.items else data if data.is_dir() else data.parent
-    return ItemCatalog.from_lc_rec(folder, kind=options.item_format)
+    source = Path(options.items) if options.items else data if data.is_dir() else data.parent
+    if not source.is_file():
+        return ItemCatalog.from_lc_rec(source, kind=options.item_format)
+    if options.item_format != "titles":
+        raise ValueError(
+            f"{source} is one file, so it can hold titles alone; add --item_format titles or give a folder"
+        )
+    return ItemCatalog.from_titles(read_titles(source, bad_rows=options.bad_rows).titles)
 
 
 def _tokenizer(catalog: ItemCatalog, options: DataOptions, model: str | None) -> PreTrainedTokenizerBase:

@@ -77,6 +77,11 @@ class TestInteractionsLoading:
             Interactions(["a"], [["1", "2"]], [[2.0, 1.0]])
         with pytest.raises(ValueError, match="'a' are not in order"):
             Interactions(["a"], [["1", "2"]], [[2.0, float("nan")]])
+        for wrong in (None, 1.5, True, ("1",)):
+            with pytest.raises(ValueError, match="expected ids that are text or whole numbers"):
+                Interactions.from_sequences({"a": ["1", wrong]})
+        with pytest.raises(ValueError, match="no text that UTF-8 can hold"):
+            Interactions.from_sequences({"a": ["\ud800"]})
 
 
 class TestInteractionsCleaning:
@@ -152,6 +157,33 @@ class TestInteractionsSplits:
             timed.global_time(2, 2)
         with pytest.raises(ValueError, match=r"\(1, 2, 0\) entries"):
             timed.global_time(2, 9)
+        with pytest.raises(ValueError, match="either `validation_start` and `test_start`, or"):
+            timed.global_time(2, test_share=0.1)
+        with pytest.raises(ValueError, match="expected shares above 0 that leave some"):
+            timed.global_time(validation_share=0.5, test_share=0.5)
+        with pytest.raises(ValueError, match="no interactions to split"):
+            timed.filter(users=[]).global_time(1, 2)
+        # However small its share, test has the latest moment.
+        assert timed.global_time(validation_share=0.4, test_share=1e-9).test == [("a", ["1", "2"], "3")]
+
+    def test_moments_as_dates(self):
+        day = 86_400
+        timed = Interactions(["a"], [["1", "2", "3"]], [[0, day, 2 * day]])
+        splits = timed.global_time("1970-01-02", "1970-01-03T01:00+01:00")
+        assert (splits.validation[0].item, splits.test[0].item) == ("2", "3")
+        with pytest.raises(ValueError, match="Got the time '2.1.1970'; expected a date such as"):
+            timed.global_time("2.1.1970", "1970-01-03")
+        milliseconds = Interactions(["a"], [["1", "2"]], [[1.6e12, 1.7e12]])
+        with pytest.raises(ValueError, match='needs times in seconds.*`time_unit`, such as "ms"'):
+            milliseconds.filter(start="2020-01-01")
+        with pytest.raises(ValueError, match="needs timestamps"):
+            Interactions.from_sequences({"a": "12"}).filter(end=5)
+        with pytest.raises(ValueError, match="have no times"):
+            Interactions.from_sequences({"a": "12"}).filter(drop_repeats="exact")
+        with pytest.raises(ValueError, match="drop_repeats='all'; expected False"):
+            timed.filter(drop_repeats="all")
+        with pytest.raises(ValueError, match="min_items=1 and max_items=0"):
+            timed.filter(max_items=0)
 
 
 def test_instruments_as_published():

@@ -94,7 +94,7 @@ def edit(folder, name, content):
             {"item_format": "titles"},
             "24 items have nothing to name them by",
         ),
-        (lambda folder: edit(folder, "item.json", {"0": "x"}), {"item_format": "titles"}, "expected form"),
+        (lambda folder: edit(folder, "item.json", {"0": "x"}), {"item_format": "titles"}, "another form than"),
     ],
 )
 def test_bad_input_is_one_clear_line(data_folder, tmp_path, change, options, message):
@@ -159,6 +159,17 @@ def test_other_sources_are_cleaned_and_split_by_time(data_folder, shop, tmp_path
     shares = prepare(DataOptions(data=str(shop), items=str(data_folder), user_column="who", bad_rows="drop",
                                  split="global_time", validation_share=0.2, test_share=0.2))  # fmt: skip
     assert shares.splits == shares.interactions.global_time(validation_share=0.2, test_share=0.2)
+
+
+def test_titles_from_a_file(shop, tmp_path):
+    titles = tmp_path / "titles.csv"
+    titles.write_text("item_id,title\n" + "".join(f"{item},Thing {item}\n" for item in range(NUM_ITEMS)))
+    options = {"data": str(shop), "items": str(titles), "user_column": "who", "bad_rows": "drop", "vocab_size": 300}
+    prepared = prepare(DataOptions(**options, item_format="titles"))
+    assert prepared.catalog.text("3") == "Thing 3"
+    assert prepared.summary()["test_users"] == NUM_USERS
+    with pytest.raises(InputError, match="titles alone; add --item_format titles"):
+        prepare(DataOptions(**options))
 
 
 @pytest.mark.parametrize(
