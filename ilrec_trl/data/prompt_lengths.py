@@ -198,9 +198,7 @@ def _check_chat_template(
     asked = str(tokenizer.apply_chat_template(prompt, add_generation_prompt=True, **options))
     trained = str(tokenizer.apply_chat_template(prompt + completion, **options))
     if not trained.startswith(asked + completion[0]["content"]):
-        shared = next(
-            (n for n, pair in enumerate(zip(asked, trained, strict=False)) if pair[0] != pair[1]), len(asked)
-        )
+        shared = len(commonprefix([asked, trained]))
         raise ValueError(
             f"The chat template ends a prompt to recommend for with {asked[-60:]!r}, but in training goes on after "
             f"{trained[:shared][-20:]!r} with {trained[shared : shared + 60]!r}: the model would be asked after "

@@ -74,7 +74,7 @@ class PromptRenderer:
     conversational: bool = False
     system_prompt: str | None = None
     chat_template_kwargs: dict[str, Any] | None = None
-    tokenizer: PreTrainedTokenizerBase | None = None
+    tokenizer: PreTrainedTokenizerBase | None = field(default=None, repr=False)
     max_length: int | None = None
     templates: list[PromptTemplate] = field(init=False, repr=False)
 
@@ -83,15 +83,15 @@ class PromptRenderer:
         template = self.template if self.template is not None else "semantic_ids" if semantic else "titles"
         self.templates = load_templates(template)
         self._check_options()
-        if self.separator is None:
-            self.separator = "" if semantic else "\n"
+        default = "" if semantic else "\n"
+        self.after_item = default if self.separator is None else self.separator
         self.texts = ItemTextCache(self.catalog)
         self.target_texts = self.texts if self.targets is None else ItemTextCache(self.targets)
         self._check_ends()
 
     def render(self, history: Sequence[str], variant: int = 0) -> str:
         """Text of the prompt that shows the whole of `history` (item ids, oldest first)."""
-        return self.templates[variant].render([self.texts[item] for item in history], self.separator or "")
+        return self.templates[variant].render([self.texts[item] for item in history], self.after_item)
 
     def shown(self, histories: Sequence[Sequence[str]], variants: Sequence[int] | None = None) -> list[list[str]]:
         """The newest items of each history: as many as `max_history` and `max_length` allow, at least one."""
@@ -114,7 +114,7 @@ class PromptRenderer:
             ValueError: For an empty history or an item that the catalogue does not know.
         """
         for row, history in enumerate(histories):
-            check_history(f"History {row}", history, self.texts)
+            check_history(f"History {row}", history[-self.max_history :], self.texts)
         return [self.as_prompt(self.render(shown)) for shown in self.shown(histories)]
 
     def as_prompt(self, text: str) -> Prompt:
@@ -136,14 +136,14 @@ class PromptRenderer:
     def _check_ends(self) -> None:
         ends: dict[str, int] = {}
         for variant, each in enumerate(self.templates):
-            ends.setdefault(each.render(["item"], self.separator or "")[-20:], variant)
+            ends.setdefault(each.render(["item"], self.after_item)[-40:], variant)
         if self.tokenizer is not None and self._lists_items():
             # In a conversation all prompts end as the chat template does
             for variant in [0] if self.conversational else ends.values():
                 self.lengths[variant].check_end()
         elif not self.conversational and _kind(self.targets or self.catalog) == "titles":
             for end, variant in ends.items():
-                _check_end(self.templates[variant].name, end, self.separator)
+                _check_end(self.templates[variant].name, end, self.after_item)
 
     def _lists_items(self) -> bool:
         return all(hasattr(catalog, "item_ids") for catalog in (self.catalog, self.targets or self.catalog))
@@ -200,10 +200,10 @@ def _kind(catalog: ItemTexts) -> str:
     return getattr(catalog, "kind", "titles")
 
 
-def _check_end(name: str, prompt: str, separator: str | None) -> None:
+def _check_end(name: str, prompt: str, separator: str) -> None:
     """Without a tokenizer: a new line joins with no title, nor does an end token, known by its last character."""
     last = prompt[-1:]
-    is_end_token = bool(separator) and prompt.endswith(str(separator)) and last in ">]"
+    is_end_token = separator != "" and prompt.endswith(separator) and last in ">]"
     if last != "\n" and not is_end_token:
         raise ValueError(
             f"{name} ends a prompt with {prompt[-20:]!r}, where a tokenizer may join the last characters with the "

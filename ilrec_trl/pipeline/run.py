@@ -21,6 +21,7 @@ from .estimate import estimate_seconds
 from .evaluate import load_model, model_ranks
 from .options import DataOptions, EvaluationOptions, ModelOptions, RunOptions, TeacherOptions, TrainingOptions
 from .prepare import PreparedData, prepare
+from .prompt_options import PromptOptions
 from .recommend import describe, recommender_of
 from .train import METHODS, build_model, sample, train_method
 
@@ -196,6 +197,9 @@ class Run:
         """A method's settings with those of the language model and its prompts."""
         shown = {name: value for name, value in dataclasses.asdict(self.model).items() if value is not None}
         prompts = {"item_format": self.data.item_format, "max_history": self.data.max_history, "rows": self.data.rows}
+        for option in dataclasses.fields(PromptOptions):
+            if getattr(self.data, option.name) != option.default:
+                prompts[option.name] = getattr(self.data, option.name)
         return shown | prompts | used | {"validation_users": self.evaluation.validation_users}
 
     def _all_options(self) -> dict[str, Any]:

@@ -1,5 +1,7 @@
 """Templates: shipped, from files and folders, and every reason to refuse one."""
 
+import dataclasses
+
 import pytest
 
 from ilrec_trl.data.prompt_renderer import PromptRenderer
@@ -134,6 +136,11 @@ def test_with_a_tokenizer_the_end_is_tried_with_every_title():
 def test_options_that_need_others_are_refused(options, message):
     with pytest.raises(ValueError, match=message):
         PromptRenderer(TITLES, **options)
+
+
+def test_a_renderer_can_be_changed():
+    changed = dataclasses.replace(PromptRenderer(TITLES), template="instructions")
+    assert changed.render(["g"]) == PromptRenderer(TITLES, template="instructions").render(["g"])
 
 
 def test_with_max_length_a_catalogue_lists_its_items():

@@ -99,3 +99,15 @@ def test_help_and_length(run, script, capsys):
     assert end.value.code == 0
     assert f"python examples/scripts/{script}" in capsys.readouterr().out
     assert len((SCRIPTS / script).read_text().splitlines()) <= 80
+
+
+def test_several_tasks(run, tmp_path):
+    (tmp_path / "mine.jinja").write_text("Mine:\n{% for item in history %}{{ item }}{{ separator }}{% endfor -%}\n")
+    arguments = ["--num_users", 40, "--num_train_epochs", 1, "--template", "titles", tmp_path / "mine.jinja"]
+    output, variables = run("several_tasks.py", "--output_dir", tmp_path / "out", *arguments)
+    for task in ("next_item", "next_title", "item_to_title", "title_to_item"):
+        assert f"{task}:\n" in output
+    introductions = {row["prompt"].splitlines()[0] for row in variables["train_dataset"] if row["task"] == "next_item"}
+    assert introductions == {"The user bought, in order:", "Mine:"}
+    assert set(variables["evaluator"].prompts[0].splitlines()[:1]) == {"The user bought, in order:"}
+    assert "hit@10" in output.splitlines()[-1]
