@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from .item_catalog import clean_title
+from .titles import clean_title
 
 
 Index = Mapping[str, Sequence[str]]

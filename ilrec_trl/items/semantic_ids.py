@@ -102,6 +102,7 @@ class SemanticIds:
         Raises:
             ValueError: If an id is taken, a vector is not finite or of another width, or no IDs are left.
         """
+        item_ids = list(map(str, item_ids))
         vectors = _checked(item_ids, vectors)
         if taken := sorted(set(item_ids) & set(self.item_ids)):
             raise ValueError(f"{len(taken)} items have semantic IDs already: {taken[:5]}. Leave them out.")
@@ -120,8 +121,7 @@ class SemanticIds:
             vectors, sizes, lambda level, _: self.codebooks[level][usable[level]], occupied=occupied
         )
         new = np.stack([codes[column] for codes, column in zip(usable, result.codes.T, strict=True)], axis=1)
-        both = [*self.item_ids, *map(str, item_ids)]
-        return replace(self, item_ids=both, codes=np.concatenate([self.codes, new]))
+        return replace(self, item_ids=[*self.item_ids, *item_ids], codes=np.concatenate([self.codes, new]))
 
     def remove(self, item_ids: Sequence[str]) -> SemanticIds:
         """Without these items; their IDs are free for others."""
@@ -129,6 +129,8 @@ class SemanticIds:
             raise ValueError(f"{len(unknown)} items have no semantic IDs: {unknown[:5]}.")
         gone = set(item_ids)
         keep = [row for row, item_id in enumerate(self.item_ids) if item_id not in gone]
+        if not keep:
+            raise ValueError(f"Got all {len(self)} items to remove, expected some to be left.")
         return replace(self, item_ids=[self.item_ids[row] for row in keep], codes=self.codes[keep])
 
     def save(self, directory: str | Path) -> None:
@@ -228,7 +230,7 @@ def build_semantic_ids(
             return np.zeros((sizes[level], 0), np.float32)
         # A seed of its own for every level: the same would start a level from the very items on which the level
         # before started, which are near its centroids and have next to nothing left over.
-        return fit_codebook(residuals, sizes[level], seed * len(LETTERS) + level, iterations)
+        return fit_codebook(residuals, sizes[level], (seed * len(LETTERS) + level) % 2**31, iterations)
 
     result = residual_codes(vectors, sizes, codebook, balance=balance)
     settings = {"levels": levels, "codebook_size": sizes[:levels], "unique": unique, "balance": balance}
@@ -240,7 +242,8 @@ def build_semantic_ids(
 
 def _level_sizes(levels: int, codebook_size: int | Sequence[int], unique: UniqueLevel) -> list[int]:
     """Codes of every level, an extra one included."""
-    sizes = [codebook_size] * levels if isinstance(codebook_size, int) else list(codebook_size)
+    sizes = np.atleast_1d(codebook_size).tolist()
+    sizes = sizes * levels if len(sizes) == 1 else sizes
     if unique not in ("last_level", "extra_level"):
         raise ValueError(f'Got unique={unique!r}, expected "last_level" or "extra_level".')
     if not 1 <= levels < len(LETTERS) or len(sizes) != levels or min(sizes) < 1:

@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from string import Formatter
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
 from .code_assignment import Floats
-from .item_catalog import clean_title
+from .titles import clean_title
 
 
 if TYPE_CHECKING:
@@ -35,17 +36,20 @@ def item_texts(
             empty.
 
     Returns:
-        `dict[str, str]`: Cleaned texts, empty where nothing is known.
+        `dict[str, str]`: Cleaned texts, empty where an item has none of the fields.
 
     Raises:
         ValueError: If no item has any of the fields.
     """
+    if template is not None:
+        fields = [name for _, name, _, _ in Formatter().parse(template) if name]
     fields = FIELDS if fields is None else fields
     texts = {}
     for item_id, about in items.items():
         values = _Known({name: _text(value) for name, value in about.items()})
-        parts = [values[name] for name in fields]
-        texts[str(item_id)] = clean_title(template.format_map(values) if template else " ".join(parts))
+        text = " ".join(values[name] for name in fields)
+        # a template's own words are no text of the item
+        texts[str(item_id)] = clean_title(template.format_map(values) if template and text.strip() else text)
     if not any(texts.values()):
         known = sorted({name for about in items.values() for name in about})
         raise ValueError(f"No item has a text in {list(fields)}; the items have {known}. Name fields of theirs.")

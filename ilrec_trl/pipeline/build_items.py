@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..items.item_catalog import clean_title
 from ..items.item_encoder import ItemEncoder
 from ..items.semantic_id_files import read_index, read_json, write_lc_rec, write_minionerec
 from ..items.semantic_ids import SemanticIds, build_semantic_ids
 from ..items.text_vectors import SentenceEncoder
+from ..items.titles import clean_title
 from ..report.semantic_id_report import write_semantic_id_report
 from .item_options import (
     CodeOptions,
@@ -45,6 +45,9 @@ def build_items(
         `InputError`: with one line on what cannot be used.
     """
     with input_errors():
+        origin, folder = Path(source.items).resolve(), Path(source.output_dir).resolve()
+        if folder in (origin, origin.parent):
+            raise ValueError(f"--output_dir {source.output_dir} holds the items; give another folder")
         items = _read_items(source.items)
         encoder = None
         if source.vectors is not None:
@@ -53,20 +56,17 @@ def build_items(
             vectors = _read_vectors(source, list(items))
         else:
             encoder, vectors = _encode(items, text, collaborative, code.seed)
-        size = code.codebook_size[0] if len(code.codebook_size) == 1 else code.codebook_size
         ids = build_semantic_ids(
             list(items),
             vectors,
             levels=code.levels,
-            codebook_size=size,
+            codebook_size=code.codebook_size,
             unique=code.unique,
             balance=code.balance,
             seed=code.seed,
             iterations=code.iterations,
         )
-        if encoder is not None:
-            encoder.save(source.output_dir)
-        return _write(ids, items, source, code.minionerec)
+        return _write(ids, items, encoder, source, code.minionerec)
 
 
 def add_items(source: ItemSourceOptions, new: NewItemOptions) -> dict[str, Any]:
@@ -96,9 +96,7 @@ def add_items(source: ItemSourceOptions, new: NewItemOptions) -> dict[str, Any]:
         else:
             raise ValueError(f"{folder} was built from vectors of your own; give --vectors of the new items too")
         ids = before.assign(list(items), vectors, known_tokens=not new.new_tokens)
-        if encoder is not None:
-            encoder.save(source.output_dir)
-        return _write(ids, known | items, source)
+        return _write(ids, known | items, encoder, source)
 
 
 def report_items(options: ItemReportOptions) -> dict[str, Any]:
@@ -152,9 +150,19 @@ def _encode(
     return encoder, encoder.add_collaborative(items, vectors, known, weight, mode)
 
 
-def _write(ids: SemanticIds, items: Items, source: ItemSourceOptions, minionerec: str | None = None) -> dict[str, Any]:
+def _write(
+    ids: SemanticIds,
+    items: Items,
+    encoder: ItemEncoder | None,
+    source: ItemSourceOptions,
+    minionerec: str | None = None,
+) -> dict[str, Any]:
     folder = Path(source.output_dir)
     ids.save(folder)
+    if encoder is not None:
+        encoder.save(folder)
+    else:  # one of an earlier build would make other vectors
+        (folder / "encoder.json").unlink(missing_ok=True)
     write_lc_rec(folder, ids.to_dict(), items)
     if minionerec is not None:
         write_minionerec(folder / "minionerec", minionerec, ids.to_dict(), items)

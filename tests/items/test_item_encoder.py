@@ -27,6 +27,7 @@ def test_item_texts():
     assert item_texts(ITEMS, ["brand", "title"])["1"] == "Oud Red lute & bow"
     assert item_texts(ITEMS, template="{title} by {brand}, {price}")["1"] == "Red lute & bow by Oud, 3"
     assert item_texts(ITEMS, ["brand"])["2"] == ""
+    assert item_texts(ITEMS, template="by {brand}") == {"1": "by Oud", "2": "", "3": "", "4": ""}
     with pytest.raises(ValueError, match=r"No item has a text in \['name'\]; the items have \['brand', 'categories'"):
         item_texts(ITEMS, ["name"])
 

@@ -232,6 +232,8 @@ def test_items_that_do_not_fit_are_refused():
         ids.assign(["new"], np.ones((1, 2)))
     with pytest.raises(ValueError, match=r"1 items have no semantic IDs: \['x'\]"):
         ids.remove(["x"])
+    with pytest.raises(ValueError, match="Got all 3 items to remove"):
+        ids.remove(names(3))
     with pytest.raises(ValueError, match=r"Item 'i1' has the codes \[0\]"):
         SemanticIds(["i0", "i1"], np.zeros((2, 1), np.int64), [np.zeros((2, 1), np.float32)])
     with pytest.raises(ValueError, match="a code outside its codebook"):

@@ -60,7 +60,7 @@ def test_build_writes_a_data_set_and_new_items_join_it(folder, capsys):
     assert SemanticIds.load(folder / "more").item_ids == [*ids.item_ids, "new", "newer"]
 
 
-def test_vectors_of_ones_own_in_any_order(folder):
+def test_vectors_of_ones_own_in_any_order(folder, capsys):
     order = np.random.default_rng(0).permutation(NUM_ITEMS)
     vectors = np.random.default_rng(1).normal(size=(NUM_ITEMS, 4))
     np.save(folder / "vectors.npy", vectors[order])
@@ -72,6 +72,23 @@ def test_vectors_of_ones_own_in_any_order(folder):
     run("build", "--items", folder / "shop", "--output_dir", folder / "straight", *CODES, *own)
     ids = [SemanticIds.load(folder / name) for name in ("shuffled", "straight")]
     assert ids[0].to_dict() == ids[1].to_dict()
+    assert not (folder / "straight" / "encoder.json").exists()
+    (folder / "new.json").write_text(json.dumps({"new": {"title": "lute"}}))
+    add = [
+        "add",
+        "--semantic_ids",
+        folder / "straight",
+        "--items",
+        folder / "new.json",
+        "--output_dir",
+        folder / "more",
+    ]
+    assert main(["items", *map(str, add)]) == 2
+    assert "give --vectors of the new items too" in capsys.readouterr().err
+    np.save(folder / "vectors.npy", vectors[:1])
+    (folder / "ids.txt").write_text("new")
+    run(*add, *own)
+    assert SemanticIds.load(folder / "more").item_ids == [*ids[1].item_ids, "new"]
 
 
 @pytest.mark.parametrize("mode", ["concatenate", "predict"])
@@ -103,6 +120,7 @@ def test_the_report_of_any_ids(data_folder, tmp_path, capsys):
         (["build", "--items", "{shop}", "--vectors", "{vectors}"], "--vectors needs --vector_ids"),
         (["build", "--items", "{shop}", "--vectors", "{vectors}", "--vector_ids", "{two}"], "3 rows and"),
         (["build", "--items", "{shop}", "--vectors", "{vectors}", "--vector_ids", "{three}"], "lacks 21 items"),
+        (["build", "--items", "{shop}", "--output_dir", "{shop}"], "holds the items; give another folder"),
         (["build", "--items", "{list}"], "item '1' is 'Pen', expected an object"),
         (["add", "--items", "{shop}", "--semantic_ids", "{empty}"], "holds no semantic_ids.json"),
         (["report", "--data", "{shop}"], "holds no index.json"),
@@ -117,7 +135,8 @@ def test_what_cannot_be_used(folder, arguments, message, capsys):
     places = {name: folder / name for name in ("shop", "empty", "none", "two", "three", "list")}
     places["vectors"] = folder / "vectors.npy"
     filled = [argument.format(**places) for argument in arguments]
-    assert main(["items", *filled, "--output_dir", str(folder / "out")]) == 2
+    out = [] if "--output_dir" in filled else ["--output_dir", str(folder / "out")]
+    assert main(["items", *filled, *out]) == 2
     error = capsys.readouterr().err
     assert message in error
     assert error.count("\n") == 1
