@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .code_assignment import Floats
+from .text_vectors import unit_rows
 
 
 CollaborativeMode: TypeAlias = Literal["concatenate", "predict"]
@@ -80,7 +81,7 @@ class CollaborativeMap:
             )
         if known.sum() < 2:
             raise ValueError(f"Got {known.sum()} items with a collaborative vector, expected at least 2.")
-        observed = _unit(collaborative[known] - collaborative[known].mean(0))  # (J, H)
+        observed = unit_rows(collaborative[known] - collaborative[known].mean(0))  # (J, H)
         try:
             from sklearn.linear_model import RidgeCV
         except ImportError as error:
@@ -94,7 +95,7 @@ class CollaborativeMap:
 
     def predict(self, texts: Floats) -> Floats:
         """Collaborative vectors `(N, H)` of unit length that texts lead one to expect."""
-        return _unit(texts @ self.coefficients + self.intercept)
+        return unit_rows(texts @ self.coefficients + self.intercept)
 
     def join(self, texts: Floats) -> Floats:
         """Joined vectors `(N, D + H)` of items that nobody has used yet."""
@@ -122,7 +123,3 @@ class CollaborativeMap:
             tensors = {name: file.get_tensor(name) for name in ("coefficients", "intercept")}
         mode: CollaborativeMode = "predict" if about["mode"] == "predict" else "concatenate"
         return cls(float(about["weight"]), mode, **tensors)
-
-
-def _unit(vectors: Floats) -> Floats:
-    return vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)

@@ -103,7 +103,7 @@ class TfidfSvdEncoder:
     def encode(self, texts: Sequence[str]) -> Floats:
         """Unit vectors `(N, D)`; all zeros for a text without a known word."""
         vectors = (self.vectorizer.transform(texts) @ self.components).astype(np.float32)
-        return _unit(vectors)
+        return unit_rows(vectors)
 
     def save(self, directory: str | Path) -> None:
         """Write `tfidf.json` and `tfidf.safetensors` into `directory`."""
@@ -155,7 +155,7 @@ class SentenceEncoder:
         vectors = self._encoder.encode(list(texts), batch_size=self.batch_size, convert_to_numpy=True)
         vectors = np.asarray(vectors, dtype=np.float32)
         vectors[[not text.strip() for text in texts]] = 0
-        return _unit(vectors)
+        return unit_rows(vectors)
 
 
 class _Known(dict[str, str]):
@@ -171,7 +171,8 @@ def _text(value: Any) -> str:
     return " ".join(map(_text, value)) if isinstance(value, list | tuple) else str(value)
 
 
-def _unit(vectors: Floats) -> Floats:
+def unit_rows(vectors: Floats) -> Floats:
+    """Rows of length 1; a row of zeros stays one."""
     lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
     return np.divide(vectors, lengths, where=lengths > 0, out=np.zeros_like(vectors))
 

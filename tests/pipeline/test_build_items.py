@@ -2,6 +2,7 @@
 
 import gzip
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ from ilrec_trl.items.semantic_id_files import read_minionerec_info
 from tests.pipeline.conftest import NUM_ITEMS
 
 
+DATA = Path(__file__).parents[3] / "shared" / "data" / "industrial"
 KINDS = ["lute", "screw", "paper"]
 ITEMS = {str(n): {"title": f"{KINDS[n % 3]} number {n}", "brand": KINDS[n % 3]} for n in range(NUM_ITEMS)}
 CODES = ["--levels", "2", "--codebook_size", "3", "20"]
@@ -147,3 +149,21 @@ def test_nothing_to_add(folder, capsys):
     arguments = ["--items", folder / "shop", "--semantic_ids", folder / "ids", "--output_dir", folder / "more"]
     assert main(["items", "add", *map(str, arguments)]) == 2
     assert "all 24 items have semantic IDs already" in capsys.readouterr().err
+
+
+def test_real_items(tmp_path):
+    if not DATA.exists():
+        pytest.skip(f"real data not found: {DATA}")
+    run("build", "--items", DATA, "--output_dir", tmp_path / "ids")
+    ids, figures = SemanticIds.load(tmp_path / "ids"), json.loads((tmp_path / "ids" / "report.json").read_text())
+    assert (figures["items"], figures["collisions"]) == (3686, 0)
+    assert figures["built"]["collisions"] > 400
+    assert figures["levels"][0]["entropy_bits"] > 7
+    # Items of one title (the data set has some) share all but the last code.
+    items = json.loads((tmp_path / "ids" / "item.json").read_text())
+    by_name = {}
+    for item, codes in zip(ids.item_ids, ids.codes.tolist(), strict=True):
+        by_name.setdefault((items[item]["title"], items[item]["brand"]), []).append(tuple(codes[:2]))
+    groups = [prefixes for prefixes in by_name.values() if len(prefixes) > 1]
+    assert len(groups) > 10
+    assert all(len(set(prefixes)) == 1 for prefixes in groups)
