@@ -163,7 +163,7 @@ def search(
             longer = longer.keep(~ends)
             if found.scores.shape[1] == num_beams:
                 longer = longer.keep(longer.scores > found.scores[:, -1:])
-        if level + 1 == arrays.depth:
+        if level + 1 == arrays.depth or not longer.nodes.shape[1]:
             break
         width = children.shape[2]
         beams, places = longer.best(min(num_beams, arrays.level_size(level + 1)), limit.beams)

@@ -60,6 +60,15 @@ def test_excluded_and_allowed_items(recommender):
     assert [{item for item, *_ in row} for row in lists] == [{"f"}, {"a", "f"}, set()]
 
 
+def test_where_nothing_is_left_the_list_is_empty():
+    """With three levels the prompt has no prefix to go on from after the first."""
+    semantic_ids = {item: [*tokens, f"<z_{number}>"] for number, (item, tokens) in enumerate(SEMANTIC_IDS.items())}
+    catalog = ItemCatalog.from_semantic_ids(semantic_ids)
+    tokenizer = catalog.build_tokenizer()
+    recommender = Recommender(make_model(tokenizer), tokenizer, catalog.trie(tokenizer), PromptRenderer(catalog))
+    assert recommender.recommend([["a"]], top_k=3, allow=["a"], exclude_history=True) == [[]]
+
+
 def test_a_long_history_is_cut_in_the_prompt_and_excluded_whole(recommender):
     shown = recommender.renderer.max_history
     history = list("abcdef")[: shown + 1]
