@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import types
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -47,15 +46,17 @@ class ModelParts:
 
 def find_model_parts(model: PreTrainedModel) -> ModelParts:
     """
-    Find decoder layers, final norm and LM head by one rule: the owner of the layers is the shallowest module of
-    `model.base_model` that holds a `ModuleList` of `num_hidden_layers` modules, and the norm is the owner's.
+    Find decoder layers, final norm and LM head by one rule: the owner of the layers is the shallowest module of the
+    text decoder that holds a `ModuleList` of `num_hidden_layers` modules, and the norm is the owner's.
 
     Raises:
         `ValueError`: where the model does not fit the rule.
     """
     num_layers = model.config.get_text_config().num_hidden_layers
     head = model.get_output_embeddings()
-    by_depth = sorted(model.base_model.named_modules(), key=lambda named: named[0].count(".") if named[0] else -1)
+    # In a vision-language model the vision encoder may hold as many layers
+    decoder = model.base_model.get_decoder()
+    by_depth = sorted(decoder.named_modules(), key=lambda named: named[0].count(".") if named[0] else -1)
     for _, owner in by_depth:
         for layers in owner.children():
             if head is None or model.config.is_encoder_decoder:
@@ -137,23 +138,37 @@ def _logit_scale(config: Any) -> float:
     return scaling if config.model_type == "hyperclovax" else 1 / scaling
 
 
-@contextmanager
-def _record_layers(layers: nn.ModuleList, indices: list[int]):
-    """Keep the raw outputs of the given layers, as the layers return them, while the context lasts."""
-    outputs: dict[int, Tensor] = {}
+class _LayerRecorder:
+    """
+    Keeps the raw outputs of decoder layers, as the layers return them, during one forward pass. The hooks stay for
+    good, since `torch.compile` does not see hooks that come and go; outside a pass (generation, recomputation in the
+    backward pass) they keep nothing.
 
-    def record(index):
-        def hook(module, args, output):
-            outputs[index] = output[0] if isinstance(output, tuple) else output
+    Args:
+        layers (`torch.nn.ModuleList`):
+            Decoder layers.
+        intermediate_layers (`list[int]`):
+            0-based indices of the layers to record, besides the last.
+    """
 
-        return hook
+    def __init__(self, layers: nn.ModuleList, intermediate_layers: list[int]) -> None:
+        self.indices = [*intermediate_layers, len(layers) - 1]
+        self.checked = False  # whether the last layer was seen to lead to the last hidden state
+        self._outputs: dict[int, Tensor] | None = None
+        for index in self.indices:
+            layers[index].register_forward_hook(functools.partial(self._record, index))
 
-    handles = [layers[index].register_forward_hook(record(index)) for index in indices]
-    try:
-        yield outputs
-    finally:
-        for handle in handles:
-            handle.remove()
+    def _record(self, index: int, module: nn.Module, args: Any, output: Any) -> None:
+        if self._outputs is not None:
+            self._outputs[index] = output[0] if isinstance(output, tuple) else output
+
+    def run(self, backbone: nn.Module, *args: Any, **kwargs: Any) -> tuple[Any, list[Tensor]]:
+        """The backbone's output, and the raw outputs `(B, S, H)` of the intermediate layers and of the last."""
+        self._outputs = outputs = {}
+        try:
+            return backbone(*args, **kwargs), [outputs[index] for index in self.indices]
+        finally:
+            self._outputs = None
 
 
 def add_cross_layer_forward(model: PreTrainedModel, intermediate_layers: list[int]) -> None:
@@ -175,9 +190,8 @@ def add_cross_layer_forward(model: PreTrainedModel, intermediate_layers: list[in
         `ValueError`: where the model's parts are not found, or on the first call, where the last layer's output put
             through the final norm is not the model's own last hidden state.
     """
-    find_model_parts(model)
+    recorder = _LayerRecorder(find_model_parts(model).layers, intermediate_layers)
     trl_forward = model.forward
-    state = {"checked": False}
 
     # Keep the signature of the model's own forward: Trainer and `generate` read it
     @functools.wraps(type(model).forward)
@@ -187,53 +201,45 @@ def add_cross_layer_forward(model: PreTrainedModel, intermediate_layers: list[in
                 kwargs["labels"] = labels
             return trl_forward(*args, **kwargs)
         kwargs.pop("num_items_in_batch", None)
-        output, state["checked"] = _cross_layer_output(
-            self, intermediate_layers, state["checked"], target_mask, labels, *args, **kwargs
-        )
+        kwargs["use_cache"] = False
+        text_config = self.config.get_text_config()
+        if getattr(text_config, "output_router_logits", False):
+            kwargs.setdefault("output_router_logits", True)
+        backbone, raw = recorder.run(self.base_model, *args, **kwargs)
+        output = _project(self, recorder, backbone.last_hidden_state, raw, target_mask, labels)
+        if kwargs.get("output_router_logits"):
+            output.aux_loss = load_balancing_loss(text_config, backbone.router_logits, kwargs.get("attention_mask"))
         return output
 
     model.forward = types.MethodType(cross_layer_forward, model)
 
 
-def _cross_layer_output(model, intermediate_layers, checked, target_mask, labels, *args, **kwargs):
-    """Run the backbone once and project what the loss needs. Returns the output and that the layers were checked."""
-    text_config = model.config.get_text_config()
-    if getattr(text_config, "output_router_logits", False):
-        kwargs.setdefault("output_router_logits", True)
-    # Looked up on each call, since PEFT and FSDP replace modules
-    parts = find_model_parts(model)
-    recorded = intermediate_layers if checked else [*intermediate_layers, len(parts.layers) - 1]
-    kwargs["use_cache"] = False
-    with _record_layers(parts.layers, recorded) as raw:
-        backbone = model.base_model(*args, **kwargs)
-
+# The number of targets differs from batch to batch, so compiled code would be compiled again and again
+@torch.compiler.disable
+def _project(model, recorder, last_hidden_state, raw, target_mask, labels) -> CrossLayerOutput:
+    """Project what the loss needs of the last hidden state and of the raw outputs of the layers."""
+    parts = find_model_parts(model)  # looked up on each call, since PEFT and FSDP replace modules
     device = parts.head.weight.device
-    hidden_states = backbone.last_hidden_state[:, :-1].to(device)  # (B, S - 1, H)
+    hidden_states = last_hidden_state[:, :-1].to(device)  # (B, S - 1, H)
     labels = labels[:, 1:].to(device)  # (B, S - 1)
     label_mask = labels != -100
     # Prompt-learning adapters put virtual tokens before the sequence
     missing = label_mask.size(1) - target_mask.size(1)
     target_mask = nn.functional.pad(target_mask.to(device), (missing, 0))  # (B, S - 1)
     # Cut after the backbone, never in a hook: under reentrant checkpointing rows cut in a hook are detached
-    rows = [raw[layer][:, :-1].to(device)[target_mask] for layer in intermediate_layers]  # K of (N, H)
-    if not checked and label_mask.any():
-        last = raw[len(parts.layers) - 1][:, :-1].to(device)[label_mask]
-        _check_final_norm(model, parts, last, hidden_states[label_mask])
-        checked = True
-
+    *rows, last = [output[:, :-1].to(device) for output in raw]  # K + 1 of (B, S - 1, H)
+    if not recorder.checked and label_mask.any():
+        _check_final_norm(model, parts, last[label_mask], hidden_states[label_mask])
+        recorder.checked = True
+    normed = _normalise(parts, torch.stack([row[target_mask] for row in rows]))  # (K, N, H)
     logits = project_to_logits(model, hidden_states[label_mask])  # (labels, V)
-    normed = _normalise(parts, torch.stack(rows))  # (K, N, H)
-    scores = _score_labels(logits, labels, label_mask)
     is_target = target_mask[label_mask]  # (labels,)
-    output = CrossLayerOutput(
-        **scores,
+    return CrossLayerOutput(
+        **_score_labels(logits, labels, label_mask),
         label_mask=label_mask,
         logits=logits if bool(is_target.all()) else logits[is_target],
         layer_logits=project_to_logits(model, normed),
     )
-    if kwargs.get("output_router_logits"):
-        output.aux_loss = load_balancing_loss(text_config, backbone.router_logits, kwargs.get("attention_mask"))
-    return output, checked
 
 
 def _normalise(parts: ModelParts, hidden_states: Tensor) -> Tensor:

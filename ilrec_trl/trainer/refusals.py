@@ -60,11 +60,6 @@ def refuse_unsupported(trainer: Any) -> None:
     if trainer.item_trie is not None:
         trainer.item_trie.check_vocab_size(trainer.model.config.get_text_config().vocab_size)
         warn_of_frozen_item_tokens(trainer.model, trainer._tokenizer, trainer.item_trie)
-    if trainer.args.torch_compile:
-        raise ValueError(
-            "ILRec reads intermediate layers through hooks that live as long as one forward pass, and "
-            "`torch.compile` keeps those of the first. Set `torch_compile=False`, or train with SFTTrainer."
-        )
     # TRL's own collator is replaced by ours
     marks = type(trainer.data_collator) is DataCollatorForLanguageModeling or isinstance(
         trainer.data_collator, DataCollatorForItemCompletion
