@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import json
 import math
 from dataclasses import dataclass, field
 from typing import Any
 
+from transformers import TrainingArguments
 from trl import SFTConfig
 
 from ._trl import get_config_model_id
@@ -105,9 +107,19 @@ class ILRecConfig(SFTConfig):
             return cls(f"{name.split('/')[-1]}-ILRec")
         if isinstance(args, cls):
             return args
-        known = {field.name for field in dataclasses.fields(cls) if field.init}
-        names = [field.name for field in dataclasses.fields(args) if field.init and field.name in known]
-        return cls(**{name: getattr(args, name) for name in names})
+        if isinstance(args, SFTConfig):
+            # Not built anew: what was set up or changed after construction stays
+            promoted = copy.copy(args)
+            promoted.__class__ = cls
+            for own in dataclasses.fields(cls)[len(dataclasses.fields(SFTConfig)) :]:
+                setattr(promoted, own.name, getattr(args, own.name, own.default))
+            return promoted
+        if isinstance(args, TrainingArguments):
+            return cls(**{own.name: getattr(args, own.name) for own in dataclasses.fields(args) if own.init})
+        raise TypeError(
+            f"`args` must be an `ILRecConfig`, an `SFTConfig` or `TrainingArguments`, got `{type(args).__name__}`. "
+            "Pass `ILRecConfig(output_dir=..., ...)`."
+        )
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -13,6 +13,7 @@ from accelerate.utils import is_peft_model
 from datasets import Dataset
 from torch import Tensor
 from transformers import TrainingArguments
+from transformers.utils import logging
 from trl import SFTConfig, SFTTrainer
 
 from ..items.item_trie import ItemTrie
@@ -38,6 +39,9 @@ from .refusals import refuse_incomplete_arguments, refuse_unsupported, refuse_wi
 from .target_items import TargetMarker
 from .target_packing import pack_with_targets
 from .target_rewards import score_targets, try_reward_func
+
+
+logger = logging.get_logger(__name__)
 
 
 class _LastOutput:
@@ -95,7 +99,7 @@ class ILRecTrainer(SFTTrainer):
     ```
     """
 
-    _tag_names = ["trl", "ilrec", "recommendation"]
+    _tag_names = ["trl", "sft", "ilrec", "recommendation"]
     _name = "ILRec"
     _paper = {
         "title": "Improving LLM-based Recommendation with Self-Hard Negatives from Intermediate Layers",
@@ -131,13 +135,13 @@ class ILRecTrainer(SFTTrainer):
 
         refuse_unsupported(self)
         inner = self.model.get_base_model() if is_peft_model(self.model) else self.model
-        self.intermediate_layers = resolve_intermediate_layers(
-            args.intermediate_layers, len(find_model_parts(inner).layers)
-        )
-        add_cross_layer_forward(inner, self.intermediate_layers)
+        self.intermediate_layers = self._choose_layers(inner)
+        if self.intermediate_layers:
+            add_cross_layer_forward(inner, self.intermediate_layers)
         # TRL's fused head multiplies by `weight` and cannot read a head that PEFT wrapped for new tokens
         wrapped_head = type(inner.get_output_embeddings()).__name__ == "TrainableTokensWrapper"
-        self._is_plain_sft = not (self.cpo_beta or args.cpd_weight or self.crr_weight or wrapped_head)
+        has_terms = self.cpo_beta or args.cpd_weight or self.crr_weight
+        self._is_plain_sft = not self.intermediate_layers or not (has_terms or wrapped_head)
         if type(self.data_collator) is DataCollatorForLanguageModeling:
             fields = {f.name: getattr(self.data_collator, f.name) for f in dataclasses.fields(self.data_collator)}
             self.data_collator = DataCollatorForItemCompletion(**fields, eos_token_id=self._tokenizer.eos_token_id)
@@ -152,6 +156,17 @@ class ILRecTrainer(SFTTrainer):
         if self.crr_weight > 0:
             try_reward_func(self.reward_func, item_trie, self.train_dataset, self.data_collator)
         self._bind_recommendation_callbacks()
+
+    def _choose_layers(self, model: torch.nn.Module) -> list[int]:
+        """The intermediate layers to read; none where there are none and no argument asks for ILRec."""
+        num_layers = len(find_model_parts(model).layers)
+        if num_layers < 2 and self.args.intermediate_layers == "auto" and self.item_trie is None:
+            logger.warning(
+                f"`{type(model).__name__}` has {num_layers} decoder layer(s), so there is no intermediate layer to "
+                "mine negatives from: ILRecTrainer trains as SFTTrainer does. Use a deeper model for ILRec's terms."
+            )
+            return []
+        return resolve_intermediate_layers(self.args.intermediate_layers, num_layers)
 
     def _bind_recommendation_callbacks(self) -> None:
         """Recommendation metrics are computed first, so that callbacks which read them (early stopping) find them."""

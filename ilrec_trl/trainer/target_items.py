@@ -32,7 +32,8 @@ class TargetMarker:
         templated (`bool`):
             Whether a chat template put tokens of its own around the items.
         max_length (`int`, *optional*):
-            Rows may not lose target tokens by truncation to this length, in tokens.
+            Rows may not lose tokens of an item by truncation to this length, in tokens. Without a catalogue, what is
+            cut off a completion is warned of.
         truncation_mode (`str`, *optional*, defaults to `"keep_start"`):
             Which end of a long row is kept.
         needs_history (`bool`, *optional*, defaults to `False`):
@@ -100,7 +101,14 @@ class TargetMarker:
             return
         kept_from = length - self.max_length
         cut = completion[0] < kept_from if self.truncation_mode == "keep_end" else completion[-1] >= self.max_length
-        if cut:
+        if cut and self.item_trie is None:
+            # A text may be learnt in part, as SFTTrainer does; a part of an item is another item, or none
+            logger.warning_once(
+                f"Truncation to `max_length={self.max_length}` ({self.truncation_mode}) cuts completions of the "
+                f"{self.dataset_name} data set, and only what is left of them is learnt. Set a larger `max_length` if "
+                "they are items."
+            )
+        elif cut:
             target = self.tokenizer.decode([example["input_ids"][position] for position in completion])
             raise ValueError(
                 f"{row}: the row has {length} tokens, and truncating it to `max_length={self.max_length}` "

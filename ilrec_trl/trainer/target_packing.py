@@ -37,14 +37,18 @@ def pack_with_targets(dataset: Dataset | IterableDataset, args: SFTConfig) -> Da
 
 
 def _to_places(example: dict[str, Any]) -> dict[str, list[int]]:
-    """Where in its item each target token stands, from 1; -1 on ends; 0 elsewhere. Rows may be cut anywhere after."""
+    """
+    Where in its item each target token stands, from 1; -1 on ends; 0 elsewhere. Rows may be cut anywhere after. What
+    was cut off the target numbers is cut off the row.
+    """
     places: list[int] = []
     last = 0
     for number in as_list(example["target_items"]):
         follows = number > 0 and number == last
         places.append(places[-1] + 1 if follows else (number > 0) - (number < 0))
         last = number
-    return {"target_items": places}
+    row = {name: as_list(example[name])[: len(places)] for name in ("input_ids", "labels")}
+    return {**row, "target_items": places}
 
 
 def _to_numbers(example: dict[str, Any]) -> dict[str, list[int]]:

@@ -25,10 +25,16 @@ LIFE = [
 ]
 PROCESSES = "tests/compatibility/test_several_processes.py"
 ENGINES = [
-    ("DDP", "One trajectory with one process.", "test_data_parallel_is_one_trajectory"),
     (
-        "DDP, average_tokens_across_devices=False",
-        "As SFTTrainer.",
+        "DDP, 1x8, 2x4, 8x1",
+        "One trajectory of losses, gradient norms and weights, with one process and two, with and without "
+        "`average_tokens_across_devices`.",
+        "test_every_split_of_a_step_is_one_trajectory",
+    ),
+    ("DDP, LoRA, reentrant checkpointing", "", "test_lora_with_reentrant_checkpointing_on_two_processes"),
+    (
+        "DDP, average_tokens_across_devices=False, rows of unequal length",
+        "Each process divides by its own tokens, as with SFTTrainer.",
         "test_own_tokens_of_each_process_are_counted_as_the_parent_does",
     ),
     (
@@ -92,7 +98,7 @@ def rows():
         Row(
             AREA,
             "gradient accumulation",
-            "1x8, 2x4 and 8x1 are one trajectory (`tests/trainer`).",
+            "1x8, 2x4 and 8x1 are one trajectory, see below.",
             {"per_device_train_batch_size": 2, "gradient_accumulation_steps": 4},
         ),
         Row(

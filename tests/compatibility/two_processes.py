@@ -22,13 +22,13 @@ from .peft_rows import lora
 from .workbench import ALMOST_ZERO, ZERO, dataset, make_trainer, with_rewards
 
 
-BATCH = 8
+BATCH = 16  # rows of an optimiser step, over all processes
 LAUNCHED = {"ddp_bucket_cap_mb": 1, "ddp_broadcast_buffers": False, "ddp_backend": "gloo", "ddp_timeout": 120}
 
 
-def settings(trainer_processes, steps, **options):
+def settings(processes, steps=1, **options):
     return {
-        "per_device_train_batch_size": BATCH // trainer_processes // steps,
+        "per_device_train_batch_size": BATCH // processes // steps,
         "gradient_accumulation_steps": steps,
         "ddp_find_unused_parameters": False,
         **options,
@@ -36,7 +36,7 @@ def settings(trainer_processes, steps, **options):
 
 
 def logs(trainer):
-    kept = ("loss", "grad_norm", "entropy")
+    kept = ("loss", "grad_norm")  # TRL averages its own metrics over micro-batches
     logs = [log for log in trainer.state.log_history if "loss" in log]
     return [{key: log[key] for key in log if key in kept or key.startswith("ilrec/")} for log in logs]
 
@@ -45,47 +45,47 @@ def trained(trainer_class, options, arguments):
     with make_trainer(trainer_class, options, arguments) as trainer:
         trainer.train()
         wrapper = type(trainer.model_wrapped).__name__
-        weights = [parameter.double().sum().item() for parameter in trainer.model.parameters()]
-    return {"wrapper": wrapper, "logs": logs(trainer), "weights": weights}
+        weights = torch.nn.utils.parameters_to_vector(p for p in trainer.model.parameters() if p.requires_grad)
+    return {"wrapper": wrapper, "logs": logs(trainer), "weights": weights.tolist()}
 
 
 def data_parallel(processes):
-    averaged, own = {}, {"average_tokens_across_devices": False}
-    data = {"train_dataset": dataset(as_sequence)}
-    cases = {
-        "ilrec 1 step": (ILRecTrainer, settings(processes, 1, **averaged), {**data, **with_rewards()}),
-        "ilrec 2 steps": (ILRecTrainer, settings(processes, 2, **averaged), {**data, **with_rewards()}),
-        "sft own tokens": (SFTTrainer, settings(processes, 1, **own), data),
-        "zero own tokens": (ILRecTrainer, settings(processes, 1, **own, **ZERO), {**data, **with_rewards()}),
-        "almost zero own tokens": (
-            ILRecTrainer,
-            settings(processes, 1, **own, **ALMOST_ZERO),
-            {**data, **with_rewards()},
-        ),
-        # One row a micro-batch: often one process has a target and the other none
-        "text rows": (
-            ILRecTrainer,
-            settings(processes, 4, **averaged),
-            {"train_dataset": dataset(as_text_of_every_other_user), **with_rewards()},
-        ),
-        "lora reentrant": (
-            ILRecTrainer,
-            settings(
-                processes,
-                1,
-                activation_checkpointing=True,
-                activation_checkpointing_kwargs={"use_reentrant": True},
-                **(LAUNCHED if processes > 1 else {}),
-            ),
-            {**lora()(), **data, **with_rewards()},
-        ),
-    }
+    several, one = {"train_dataset": dataset(as_sequence)}, {"train_dataset": dataset()}
+    own = {"average_tokens_across_devices": False}
+    cases = {}
+    for steps in (1, 2, 4, 8):
+        split = f"{BATCH // 2 // steps}x{steps}"
+        # Rows of many targets or few, so that the count over all processes matters
+        cases[f"averaged {split}"] = (ILRecTrainer, settings(processes, steps), {**several, **with_rewards()})
+        # Rows of equally many tokens, since each process divides by its own
+        cases[f"own {split}"] = (ILRecTrainer, settings(processes, steps, **own), {**one, **with_rewards()})
+    for name, (trainer_class, weights) in {
+        "sft": (SFTTrainer, {}),
+        "zero": (ILRecTrainer, ZERO),
+        "almost zero": (ILRecTrainer, ALMOST_ZERO),
+    }.items():
+        added = {} if trainer_class is SFTTrainer else with_rewards()
+        cases[f"{name}, unequal rows"] = (
+            trainer_class,
+            settings(processes, 2, **own, **weights),
+            {**several, **added},
+        )
+    reentrant = {"activation_checkpointing": True, "activation_checkpointing_kwargs": {"use_reentrant": True}}
+    launched = LAUNCHED if processes > 1 else {}
+    # One row a micro-batch: often one process has a target and the other none
+    rows = {"train_dataset": dataset(as_text_of_every_other_user)}
+    cases["text rows"] = (ILRecTrainer, settings(processes, 8), {**rows, **with_rewards()})
+    cases["lora reentrant"] = (
+        ILRecTrainer,
+        settings(processes, **reentrant, **launched),
+        {**lora()(), **several, **with_rewards()},
+    )
     return {name: trained(*case) for name, case in cases.items()}
 
 
 def fully_sharded():
     """`fully_shard` itself, since accelerate runs DDP on a CPU even when it is asked for FSDP2."""
-    with make_trainer(ILRecTrainer, settings(1, 1), with_rewards()) as trainer:
+    with make_trainer(ILRecTrainer, settings(1), with_rewards()) as trainer:
         batch = trainer.data_collator([trainer.train_dataset[n] for n in range(BATCH)])
         trainer.model.train()
         distributed = torch.distributed.is_initialized()

@@ -5,12 +5,13 @@ import math
 import pytest
 import torch
 from datasets import Dataset
-from transformers import EarlyStoppingCallback
+from transformers import EarlyStoppingCallback, TrainingArguments, training_args
 from trl import SFTConfig, SFTTrainer
 
 from ilrec_trl.evaluation.evaluator import RecommendationEvaluator
 from ilrec_trl.evaluation.recommendation_callback import RecommendationCallback
 from ilrec_trl.items.item_trie import ItemTrie
+from ilrec_trl.trainer import ilrec_trainer, target_items
 from ilrec_trl.trainer._trl import DataCollatorForLanguageModeling
 from ilrec_trl.trainer.ilrec_config import ILRecConfig
 from ilrec_trl.trainer.ilrec_loss import TargetPositions
@@ -183,8 +184,8 @@ def test_a_row_of_several_targets_equals_rows_of_one(make_model, settings, items
 
 
 def test_accumulation_gives_one_trajectory(make_model, settings, dataset, tokenizer, trie):
-    logs = []
-    for batch_size, steps in ((8, 1), (4, 2), (1, 8)):
+    logs, weights = [], []
+    for batch_size, steps in ((8, 1), (2, 4), (1, 8)):
         config = ILRecConfig(
             **{**settings, "per_device_train_batch_size": batch_size, "gradient_accumulation_steps": steps}
         )
@@ -197,10 +198,12 @@ def test_accumulation_gives_one_trajectory(make_model, settings, dataset, tokeni
             reward_func=fixed_scores(trie),
         )
         logs.append(history_of(trainer))
-    for other in logs[1:]:
+        weights.append(torch.nn.utils.parameters_to_vector(trainer.model.parameters()).detach())
+    for other, weight in zip(logs[1:], weights[1:], strict=True):
         for one, two in zip(logs[0], other, strict=True):
             for key in ("loss", "grad_norm", "ilrec/negatives", "ilrec/crr_loss"):
                 assert two[key] == pytest.approx(one[key], rel=2e-4)
+        torch.testing.assert_close(weight, weights[0], rtol=1e-4, atol=1e-4)
 
 
 def test_training_lowers_the_loss_and_logs_sensible_metrics(make_model, settings, dataset, tokenizer, trie):
@@ -259,6 +262,58 @@ def test_an_sft_config_gets_the_defaults_of_ilrec(make_model, settings, dataset,
     assert "ilrec/negatives" in history_of(trainer)[0]
 
 
+def test_an_sft_config_is_kept_as_it_is(make_model, settings, dataset, tokenizer):
+    args = SFTConfig(**settings)
+    args.learning_rate, args.of_my_script = 0.5, "kept"
+    trainer = ILRecTrainer(make_model(), args, train_dataset=dataset, processing_class=tokenizer)
+    assert (trainer.args.learning_rate, trainer.args.of_my_script) == (0.5, "kept")
+    assert (trainer.args.intermediate_layers, trainer.args.cpd_weight) == ("auto", 0.05)
+    assert type(args) is SFTConfig
+
+
+@pytest.mark.parametrize("args", [{}, "runs"])
+def test_other_arguments_are_refused(args, make_model, dataset, tokenizer):
+    with pytest.raises(TypeError, match="`args` must be an `ILRecConfig`, an `SFTConfig` or `TrainingArguments`, got"):
+        ILRecTrainer(make_model(), args, train_dataset=dataset, processing_class=tokenizer)
+
+
+def test_training_arguments_and_none_get_the_defaults_of_sft_and_ilrec(
+    make_model, settings, dataset, tokenizer, monkeypatch, tmp_path
+):
+    plain = {
+        name: settings[name] for name in ("output_dir", "report_to", "use_cpu", "bf16", "activation_checkpointing")
+    }
+    trainer = ILRecTrainer(make_model(), TrainingArguments(**plain), train_dataset=dataset, processing_class=tokenizer)
+    assert isinstance(trainer.args, ILRecConfig)
+    monkeypatch.setattr(training_args, "is_torch_bf16_gpu_available", lambda: True)
+    monkeypatch.chdir(tmp_path)
+    model = make_model()
+    model.config._name_or_path = "me/tiny"
+    trainer = ILRecTrainer(model, train_dataset=dataset, processing_class=tokenizer)
+    assert trainer.args.output_dir == "tiny-ILRec"
+    assert trainer.args.cpd_weight == 0.05
+    assert {"trl", "sft", "ilrec"} <= set(trainer.model.model_tags)
+
+
+def test_a_model_of_one_layer_trains_as_sft_without_a_catalogue(
+    make_model, settings, dataset, tokenizer, trie, monkeypatch
+):
+    warned = []
+    monkeypatch.setattr(ilrec_trainer.logger, "warning", warned.append)
+    shallow = {"num_hidden_layers": 1}
+    ours = ILRecTrainer(
+        make_model(**shallow), SFTConfig(**settings), train_dataset=dataset, processing_class=tokenizer
+    )
+    assert len(warned) == 1
+    assert "has 1 decoder layer(s), so there is no intermediate layer to mine negatives from" in warned[0]
+    sft = SFTTrainer(make_model(**shallow), SFTConfig(**settings), train_dataset=dataset, processing_class=tokenizer)
+    assert [log["loss"] for log in history_of(ours)] == [log["loss"] for log in history_of(sft)]
+    for asked in ({"item_trie": trie}, {"args": ILRecConfig(**settings, intermediate_layers=1)}):
+        arguments = {"args": SFTConfig(**settings), **asked}
+        with pytest.raises(ValueError, match="at least 2 are needed"):
+            ILRecTrainer(make_model(**shallow), train_dataset=dataset, processing_class=tokenizer, **arguments)
+
+
 def test_language_modeling_data_trains(make_model, settings, rows, tokenizer):
     dataset = Dataset.from_list([{"text": row["prompt"] + row["completion"]} for row in rows])
     trainer = ILRecTrainer(
@@ -299,9 +354,33 @@ def test_a_cut_target_is_refused_with_its_row(make_model, settings, rows, tokeni
         rf"train row {too_long[0]}: the row has {length} tokens.*`max_length={length - 1}`.*would cut the target"
         rf".*at least {length}"
     )
-    for options in ({}, {"item_trie": trie}):
-        with pytest.raises(ValueError, match=message):
-            build(make_model, settings, Dataset.from_list(rows), tokenizer, {"max_length": length - 1}, **options)
+    with pytest.raises(ValueError, match=message):
+        build(make_model, settings, Dataset.from_list(rows), tokenizer, {"max_length": length - 1}, item_trie=trie)
+
+
+@pytest.mark.parametrize("packing", [False, True])
+def test_without_a_catalogue_cut_completions_train_as_with_sft_and_are_warned_of(
+    packing, make_model, settings, rows, tokenizer, monkeypatch
+):
+    warned = []
+    monkeypatch.setattr(target_items.logger, "warning_once", warned.append)
+    rows = [{"prompt": "<a_0>" * n, "completion": "<b_1><c_1>"} for n in (1, 2, 3, 6)] * 2
+    options = {**settings, **OFF, "max_length": 5, "packing": packing}
+    ours = ILRecTrainer(
+        make_model(), ILRecConfig(**options), train_dataset=Dataset.from_list(rows), processing_class=tokenizer
+    )
+    sft = SFTTrainer(
+        make_model(),
+        SFTConfig(**{name: value for name, value in options.items() if name not in OFF}),
+        train_dataset=Dataset.from_list(rows),
+        processing_class=tokenizer,
+    )
+    assert ours.train_dataset["labels"] == sft.train_dataset["labels"]
+    assert set(warned) == {warned[0]}
+    assert "`max_length=5` (keep_start) cuts completions of the train data set" in warned[0]
+    for mine, theirs in zip(ours.train_dataset, sft.train_dataset, strict=True):
+        assert len(mine["target_items"]) == len(theirs["input_ids"])
+    build(make_model, {**settings, "max_length": 5, "packing": packing}, Dataset.from_list(rows), tokenizer).train()
 
 
 def test_a_completion_that_is_no_item_is_refused(make_model, settings, rows, tokenizer, trie):
