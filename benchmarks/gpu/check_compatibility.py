@@ -24,6 +24,7 @@ ROWS = [
     Row(AREA, "bf16", "", {**ON_GPU, "bf16": True}, tolerance=3e-2),
     Row(AREA, "fp16", "", {**ON_GPU, "fp16": True}, tolerance=3e-2),
     Row(AREA, "activation_offloading", "", {**ON_GPU, "activation_offloading": True}),
+    Row(AREA, "torch_compile", "", {**ON_GPU, "torch_compile": True}, tolerance=1e-3),
     Row(AREA, "use_liger_kernel", "", {**ON_GPU, "use_liger_kernel": True}, warns=".*", tolerance=1e-2),
 ]
 

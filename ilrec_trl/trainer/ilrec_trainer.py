@@ -135,7 +135,7 @@ class ILRecTrainer(SFTTrainer):
 
         refuse_unsupported(self)
         inner = self.model.get_base_model() if is_peft_model(self.model) else self.model
-        self.intermediate_layers = self._choose_layers(inner)
+        self.intermediate_layers = self._choose_layers(inner, args.intermediate_layers)
         if self.intermediate_layers:
             add_cross_layer_forward(inner, self.intermediate_layers)
         # TRL's fused head multiplies by `weight` and cannot read a head that PEFT wrapped for new tokens
@@ -157,16 +157,16 @@ class ILRecTrainer(SFTTrainer):
             try_reward_func(self.reward_func, item_trie, self.train_dataset, self.data_collator)
         self._bind_recommendation_callbacks()
 
-    def _choose_layers(self, model: torch.nn.Module) -> list[int]:
+    def _choose_layers(self, model: torch.nn.Module, wanted: int | str | list[int]) -> list[int]:
         """The intermediate layers to read; none where there are none and no argument asks for ILRec."""
         num_layers = len(find_model_parts(model).layers)
-        if num_layers < 2 and self.args.intermediate_layers == "auto" and self.item_trie is None:
+        if num_layers < 2 and wanted == "auto" and self.item_trie is None:
             logger.warning(
                 f"`{type(model).__name__}` has {num_layers} decoder layer(s), so there is no intermediate layer to "
                 "mine negatives from: ILRecTrainer trains as SFTTrainer does. Use a deeper model for ILRec's terms."
             )
             return []
-        return resolve_intermediate_layers(self.args.intermediate_layers, num_layers)
+        return resolve_intermediate_layers(wanted, num_layers)
 
     def _bind_recommendation_callbacks(self) -> None:
         """Recommendation metrics are computed first, so that callbacks which read them (early stopping) find them."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 from datasets import Dataset, IterableDataset
 
 from ..items.item_token_training import warn_of_frozen_item_tokens
@@ -19,6 +20,11 @@ def refuse_incomplete_arguments(args: ILRecConfig, item_trie: Any, reward_func: 
         raise TypeError(
             f"`item_trie` must be an `ItemTrie`, got `{type(item_trie).__name__}`. Build one with "
             "`ItemCatalog(...).trie(tokenizer)` or `ItemTrie.from_sequences({item_id: token_ids})`."
+        )
+    if args.activation_offloading and not torch.accelerator.is_available():
+        raise ValueError(
+            "`activation_offloading=True` moves activations from an accelerator to the CPU, but torch finds no "
+            "accelerator. Set `activation_offloading=False`."
         )
     if crr_weight > 0 and reward_func is None:
         raise ValueError(
@@ -60,6 +66,12 @@ def refuse_unsupported(trainer: Any) -> None:
     if trainer.item_trie is not None:
         trainer.item_trie.check_vocab_size(trainer.model.config.get_text_config().vocab_size)
         warn_of_frozen_item_tokens(trainer.model, trainer._tokenizer, trainer.item_trie)
+    if trainer.item_trie is not None and trainer._is_vision_dataset:
+        raise ValueError(
+            "`item_trie` needs rows that are tokenized before training, to find the tokens of an item, but rows with "
+            "images are tokenized batch by batch. Remove the `image` or `images` column, or leave `item_trie` out: "
+            "ILRec then mines for every token with a label."
+        )
     # TRL's own collator is replaced by ours
     marks = type(trainer.data_collator) is DataCollatorForLanguageModeling or isinstance(
         trainer.data_collator, DataCollatorForItemCompletion

@@ -1,6 +1,6 @@
 """Fields of SFTConfig that no row sets, each with the test that sets it or the reason why none does."""
 
-from .settings_rows import GPU_CHECK
+from .rows import GPU_CHECK
 
 
 LIFE = "set in `tests/compatibility/test_life_cycle.py`"
@@ -12,7 +12,6 @@ CLUSTER = "read by transformers in a cluster or by a launcher, outside what ILRe
 
 UNSET = {
     "accelerator_config": "read by accelerate while it builds data loaders, which ILRec leaves to it",
-    "activation_offloading": GPU,
     "ddp_backend": PROCESSES,
     "ddp_broadcast_buffers": PROCESSES,
     "ddp_bucket_cap_mb": PROCESSES,
@@ -25,8 +24,6 @@ UNSET = {
     "do_train": SCRIPT,
     "enable_jit_checkpoint": CLUSTER,
     "eval_use_gather_object": CLUSTER,
-    "fp16": GPU,
-    "fp16_full_eval": GPU,
     "fsdp": "`fully_shard` itself is tested; through accelerate it needs GPUs",
     "fsdp_config": "as `fsdp`",
     "full_determinism": "sets torch's switches for the whole process; ILRec draws no random numbers",

@@ -2,7 +2,7 @@
 
 import torch
 
-from .rows import Row
+from .rows import GPU_CHECK, Row
 from .workbench import dataset, make_model
 
 
@@ -15,6 +15,11 @@ def checkpointing(**kwargs):
 
 def half(dtype):
     return lambda: {"model": make_model().to(dtype), "eval_dataset": dataset()}
+
+
+def is_compiled(trainer):
+    assert type(trainer.model_wrapped).__name__ == "OptimizedModule"
+    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] > 0
 
 
 def rows():
@@ -33,7 +38,15 @@ def rows():
             },
             warns="`gradient_checkpointing",
         ),
-        Row(AREA, "activation_offloading", "Needs an accelerator.", gpu="benchmarks/gpu/check_compatibility.py"),
+        Row(
+            AREA,
+            "activation_offloading without an accelerator",
+            "There is no other memory to take activations from.",
+            {"activation_offloading": True},
+            refused="torch finds no accelerator. Set `activation_offloading=False`",
+            remedy="`activation_offloading=False`.",
+        ),
+        Row(AREA, "activation_offloading", "", gpu=GPU_CHECK),
         Row(AREA, "bf16 mixed precision", "Losses are computed in float32.", {"bf16": True}, tolerance=2e-2),
         Row(
             AREA,
@@ -43,14 +56,24 @@ def rows():
             half(torch.bfloat16),
             tolerance=5e-2,
         ),
+        Row(AREA, "fp16 mixed precision", "Losses are computed in float32.", {"fp16": True}, tolerance=2e-2),
+        Row(
+            AREA,
+            "fp16 model, fp16_full_eval",
+            "Without loss scaling, as with SFTTrainer.",
+            {"fp16_full_eval": True, "adam_epsilon": 1e-4, "eval_strategy": "steps", "eval_steps": 2},
+            half(torch.float16),
+            tolerance=5e-2,
+        ),
         Row(
             AREA,
             "torch_compile",
-            "Compiled code keeps the hooks of the first forward pass.",
-            {"torch_compile": True, "torch_compile_backend": "eager", "torch_compile_mode": "default"},
-            refused="ILRec reads intermediate layers through hooks.*Set `torch_compile=False`",
-            remedy="`torch_compile=False`, or SFTTrainer.",
+            "The backbone is one graph, the intermediate layers among its results. Here with the backend `aot_eager`.",
+            {"torch_compile": True, "torch_compile_backend": "aot_eager", "torch_compile_mode": "default"},
+            warns=".*",  # the compiler's own, in TRL's fused head
+            check=is_compiled,
         ),
+        Row(AREA, "torch_compile with inductor", "", gpu=GPU_CHECK),
         Row(AREA, "neftune_noise_alpha", "Noise on the embeddings during training.", {"neftune_noise_alpha": 1.0}),
         Row(AREA, "use_cache", "Off during training, as in TRL.", {"use_cache": False}),
     ]

@@ -9,6 +9,9 @@ from typing import Any
 from .workbench import with_rewards
 
 
+GPU_CHECK = "benchmarks/gpu/check_compatibility.py"
+
+
 @dataclass(frozen=True)
 class Row:
     """

@@ -5,12 +5,11 @@ from pathlib import Path
 import torch
 
 from .peft_rows import saved_model
-from .rows import Row
+from .rows import GPU_CHECK, Row
 from .workbench import dataset, make_model, make_tokenizer
 
 
 AREA = "Settings"
-GPU_CHECK = "benchmarks/gpu/check_compatibility.py"
 LIFE_CYCLE = "tests/compatibility/test_life_cycle.py"
 LIFE = [
     ("resume_from_checkpoint", "Bit-equal to a run that was not interrupted.", "test_resuming_is_bit_equal"),
@@ -211,7 +210,6 @@ def rows():
             "`examples/accelerate/deepspeed_zero*.yaml`.",
             gpu=SEVERAL_GPUS,
         ),
-        Row(AREA, "fp16, fp16_full_eval", "CPUs have no fp16 training.", gpu=GPU_CHECK),
         Row(AREA, "tf32", "", gpu=GPU_CHECK),
         Row(AREA, "use_liger_kernel", "Layer kernels alone, as in SFTTrainer.", gpu=GPU_CHECK),
     ]
