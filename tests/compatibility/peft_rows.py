@@ -97,6 +97,7 @@ def rows():
             "Virtual keys and values.",
             adapted(peft.PrefixTuningConfig, num_virtual_tokens=4),
             virtual,
+            warns="`past_key_values` is deprecated",  # PEFT 0.21's name of what transformers 5.24 calls `cache`
         ),
         adapter("an already wrapped PeftModel", "", wrapped),
         adapter(

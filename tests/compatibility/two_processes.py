@@ -53,7 +53,7 @@ def data_parallel(processes):
     several, one = {"train_dataset": dataset(as_sequence)}, {"train_dataset": dataset()}
     own = {"average_tokens_across_devices": False}
     cases = {}
-    for steps in (1, 2, 4, 8):
+    for steps in (1, 4, 8):
         split = f"{BATCH // 2 // steps}x{steps}"
         # Rows of many targets or few, so that the count over all processes matters
         cases[f"averaged {split}"] = (ILRecTrainer, settings(processes, steps), {**several, **with_rewards()})
