@@ -7,7 +7,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import LogitsProcessorList
 
-from ilrec_trl import ItemCatalog, ItemTrieLogitsProcessor, RecommendationEvaluator, rank_items, recommend
+from ilrec_trl import (
+    ItemCatalog,
+    ItemTrieLogitsProcessor,
+    RecommendationEvaluator,
+    SASRecConfig,
+    SASRecModel,
+    SASRecReward,
+    ScoreMatrixReward,
+    rank_items,
+    recommend,
+)
 
 
 PROMPTS = ["<a_0><b_1>", "<a_1><b_0>"]
@@ -93,6 +103,26 @@ def test_an_evaluation_whose_target_was_removed_is_refused(both, text_tokenizer)
     trie = both.without_items(["gong"]).trie(text_tokenizer)
     with pytest.raises(ValueError, match=r"1 of 2 item ids are not in the catalogue of 3 items: \['gong'\]"):
         RecommendationEvaluator(rows, trie, k=(1,), num_beams=2)
+
+
+def test_rewards_leave_out_removed_items_and_refuse_new_ones(both, text_tokenizer):
+    both.add_tokens(text_tokenizer)
+    sasrec = SASRecModel(SASRecConfig(item_ids=both.item_ids, hidden_size=8))
+    smaller = both.without_items(["gong"]).trie(text_tokenizer)
+    larger = both.with_items(ItemCatalog(["horn"], ["Horn"], [["<a_0>", "<b_0>"]], both.kind)).trie(text_tokenizer)
+    reward = SASRecReward(sasrec, smaller)
+    logits = sasrec.score([["gong", "lute"]])[0]  # a removed item may still stand in a history
+    kept = logits[[both.item_ids.index(item) for item in smaller.item_ids]].softmax(-1)
+    torch.testing.assert_close(reward([["gong", "lute"]])[0], kept)
+    matrix = torch.rand(1, 4)
+    scores = ScoreMatrixReward(matrix, ["ann"], both.item_ids, smaller)([["lute"]], user=["ann"])[0]
+    torch.testing.assert_close(scores, matrix[0][[both.item_ids.index(item) for item in smaller.item_ids]])
+    for make in (
+        lambda: SASRecReward(sasrec, larger),
+        lambda: ScoreMatrixReward(matrix, ["ann"], both.item_ids, larger),
+    ):
+        with pytest.raises(ValueError, match="does not know 1 of the 5 items of the trie, the first is 'horn'"):
+            make()
 
 
 ids = st.dictionaries(
