@@ -196,7 +196,7 @@ def measure_memory(model, prompts, trie: ItemTrie, num_beams: int, case: str) ->
 def show(rows: list[dict]) -> None:
     for row in rows:
         ratio = f"{row['ratio']:>8} x {row['baseline']}"
-        print(f"{row['case'][:32]:32} {row['system']:36} {row['p50']:>9} {row['unit']:3} {ratio}")  # noqa: T201
+        print(f"{row['case'][:14]:14} {row['system']:36} {row['p50']:>9} {row['unit']:3} {ratio}")  # noqa: T201
 
 
 def plot(rows: list[dict], path: Path) -> None:
@@ -237,13 +237,13 @@ def main(arguments: list[str] | None = None) -> None:
     torch.set_num_threads(options.threads)
     sizes = {"hidden_size": 192, "intermediate_size": 512, "num_hidden_layers": 4, "num_attention_heads": 4}
     rows = []
-    for name, text_tokens in (("vocabulary of a language model", 32_000), ("vocabulary of item tokens", 3)):
+    for text_tokens in (32_000, 3):  # the vocabulary of a language model, and item tokens alone
         sequences = build_catalogue(options.items, text_tokens)
         model = build_model(text_tokens + CODES * LEVELS, **sizes)
         prompts = build_prompts(sequences, options.batch, options.prompt_tokens)
         case = (
-            f"{name} ({text_tokens + CODES * LEVELS:,} tokens), {options.items:,} items, batch {options.batch}, "
-            f"{options.beams} beams, prompts of {options.prompt_tokens} tokens"
+            f"{text_tokens + CODES * LEVELS:,} tokens, {options.items:,} items, {options.batch} prompts of "
+            f"{options.prompt_tokens} tokens, {options.beams} beams"
         )
         systems = build_systems(model, prompts, sequences, options.beams)
         trie = ItemTrie.from_sequences(sequences)

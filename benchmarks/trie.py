@@ -5,8 +5,10 @@ Tries of ten thousand to ten million items: what they cost to build, to keep, an
 
 Items are four tokens of 256 codes a level, drawn at random. Each trie is built in a process of its own, so that its
 peak memory is its own, and saved; the steps are then measured in turn in one process on the loaded tries. A step asks
-for the continuations of 16 prompts x 20 beams; a figure is the mean over the four levels. Writes results/trie.csv and
-results/trie.png.
+for the continuations of 16 prompts x 20 beams, as a rectangle (what beam search uses) and as a mask over the
+vocabulary (what the logits processor uses); a step of the search is all of it, a small model included. A figure is the
+mean over the four levels. Continuations grow with the catalogue until every code is taken: 53 at most at the second
+level of ten thousand items, 256 of ten million. Writes results/trie.csv and results/trie.png.
 """
 
 import argparse
@@ -26,6 +28,12 @@ from benchmarks.measurements import RESULTS, compare, in_turn, write_results  # 
 
 
 CODES, LEVELS, BATCH, BEAMS = 256, 4, 16, 20
+SIZES_OF_THE_MODEL = {
+    "hidden_size": 64,
+    "intermediate_size": 256,
+    "num_hidden_layers": 6,
+    "num_attention_heads": 2,
+}
 SIZES = (10_000, 100_000, 1_000_000, 10_000_000)
 
 
@@ -74,7 +82,9 @@ def step_functions(num_items: int, folder: Path) -> dict:
     """What a step asks of a trie, as functions that return milliseconds."""
     import torch
 
+    from benchmarks.decoding import build_model
     from ilrec_trl import ItemTrie
+    from ilrec_trl.evaluation.beam_search import constrained_beam_search
 
     torch.set_num_threads(1)
     start = time.perf_counter()
@@ -91,8 +101,18 @@ def step_functions(num_items: int, folder: Path) -> dict:
                 ask(level)
         return (time.perf_counter() - start) * 1000 / repeats / LEVELS
 
+    model = build_model(CODES * LEVELS, **SIZES_OF_THE_MODEL)
+    prompts = sequences[: BATCH * 8].reshape(BATCH, 8 * LEVELS).long()
+    mask = torch.ones_like(prompts)
+
+    def search() -> float:
+        start = time.perf_counter()
+        constrained_beam_search(model, prompts, mask, trie, num_beams=BEAMS)
+        return (time.perf_counter() - start) * 1000 / LEVELS
+
     return {
         "load": lambda: load_time,
+        "search": search,
         "children": lambda: milliseconds(lambda level: trie.arrays.padded_children(nodes[level], level)),
         "mask": lambda: milliseconds(lambda level: trie.allowed_mask(nodes[level].flatten(), CODES * LEVELS)),
     }
@@ -136,7 +156,7 @@ def main(arguments: list[str] | None = None) -> None:
         for metric, unit in UNITS.items():
             rows += compare("trie", "build", metric, unit, {f"{s:,} items": [figures[s][metric]] for s in sizes}, "")
         steps = {}
-        for name, unit in (("load", "s"), ("children", "ms"), ("mask", "ms")):
+        for name, unit in (("load", "s"), ("children", "ms"), ("mask", "ms"), ("search", "ms")):
             in_turn({str(size): functions[size][name] for size in sizes}, 2)  # warm-up
             values = in_turn({f"{size:,} items": functions[size][name] for size in sizes}, options.rounds)
             metric = "time to load" if name == "load" else f"{name} a step"
@@ -146,7 +166,7 @@ def main(arguments: list[str] | None = None) -> None:
         print(f"{row['metric']:30} {row['system']:18} {row['p50']:>9} {row['unit']:4} {row.get('ratio', ''):>7}")  # noqa: T201
     if not options.quick:
         print(write_results("trie", rows))  # noqa: T201
-        del steps["load"]
+        del steps["load"], steps["search"]
         plot(figures, steps, RESULTS / "trie.png")
 
 
