@@ -23,7 +23,7 @@ def search_bytes(model: PreTrainedModel, item_trie: ItemTrie, prompt_length: int
 
         cache       2 L G d e (S + W D), or 4 L G d e W (S + D) where the beams cannot share the prompt's
         layer       e n (8 H + 4 F) + 8 A n c, for n new tokens that see c: S that see S, then W that see S + W D
-        logits      W V (e + 4)
+        logits      W V (2 e + 4): of this step and of the one before, and log-probabilities
         candidates  56 W C, for the most continuations C that an item's prefix has
         bytes       cache + the larger of: layer of the prompt; layer of the beams + logits + candidates
 
@@ -52,7 +52,7 @@ def search_bytes(model: PreTrainedModel, item_trie: ItemTrie, prompt_length: int
         cache = 2 * key_value * value * num_beams * (prompt_length + item_trie.depth)
     prompt = prompt_length * width + 8 * heads * prompt_length**2
     beams = num_beams * width + 8 * heads * num_beams * (prompt_length + behind)
-    logits = num_beams * config.vocab_size * (value + 4)
+    logits = num_beams * config.vocab_size * (2 * value + 4)
     return cache + max(prompt, beams + logits + 56 * num_beams * most)
 
 
