@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import functools
+import math
 import types
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 from transformers import PreTrainedModel
 
 from ._trl import FusedCausalLMOutput, load_balancing_loss
@@ -20,18 +22,18 @@ _NORM_NAMES = ("norm", "final_layernorm", "final_layer_norm", "ln_f", "final_nor
 @dataclass
 class CrossLayerOutput(FusedCausalLMOutput):
     """
-    What a model given [`add_cross_layer_forward`] returns when it is called with `target_mask`: the fields that TRL's
-    fused head returns, and the logits at the target positions.
+    What a model given [`add_cross_layer_forward`] returns when it is called with `position_loss`: the fields that
+    TRL's fused head returns, and what `position_loss` made of the logits at the N target positions.
 
     Args:
-        logits (`torch.Tensor` of shape `(N, V)`, float32):
-            Logits of the last layer at the target positions, in row-major order.
-        layer_logits (`torch.Tensor` of shape `(K, N, V)`, float32):
-            Logits of the intermediate layers at the same positions.
+        terms (`torch.Tensor` of shape `(N,)`):
+            Terms of the loss, in row-major order of the positions.
+        logged (`dict[str, torch.Tensor]`):
+            Values to log, `(N,)` each.
     """
 
-    logits: Tensor | None = None
-    layer_logits: Tensor | None = None
+    terms: Tensor | None = None
+    logged: dict[str, Tensor] | None = None
 
 
 @dataclass
@@ -172,20 +174,27 @@ class _LayerRecorder:
             self._outputs = None
 
 
-def add_cross_layer_forward(model: PreTrainedModel, intermediate_layers: list[int]) -> None:
+def add_cross_layer_forward(
+    model: PreTrainedModel, intermediate_layers: list[int], max_logits_mib: float = math.inf
+) -> None:
     """
     Patch `model.forward`, on top of TRL's fused head, so that `model(..., labels=labels, fused_lm_head=True,
-    target_mask=mask)` returns a [`CrossLayerOutput`]: backbone, final norm and head all run inside this forward, so
-    that wrappers which shard or gather parameters (DDP, FSDP, DeepSpeed) see one pass. Other calls go on unchanged.
+    target_mask=mask, position_loss=position_loss)` returns a [`CrossLayerOutput`]: backbone, final norm, head and loss
+    all run inside this forward, so that wrappers which shard or gather parameters (DDP, FSDP, DeepSpeed) see one pass.
+    Other calls go on unchanged.
 
     `target_mask`, a `bool` tensor of shape `(B, S - 1)`, is `True` where the next token belongs to a target item. Only
     the positions with a label are projected to the vocabulary, and the intermediate layers only at the targets.
+    `position_loss(logits, layer_logits, start)` is given float32 logits `(n, V)` and `(K, n, V)` of the target
+    positions `start` to `start + n - 1`, in row-major order, and returns a term and values to log for each of them.
 
     Args:
         model ([`~transformers.PreTrainedModel`]):
             Causal language model, below any PEFT wrapper.
         intermediate_layers (`list[int]`):
             0-based indices of the layers to read, see [`resolve_intermediate_layers`].
+        max_logits_mib (`float`, *optional*, defaults to no limit):
+            Logits of all layers that may be held at once, in MiB, see [`ILRecConfig.max_logits_mib`].
 
     Raises:
         `ValueError`: where the model's parts are not found, or on the first call, where the last layer's output put
@@ -196,8 +205,8 @@ def add_cross_layer_forward(model: PreTrainedModel, intermediate_layers: list[in
 
     # Keep the signature of the model's own forward: Trainer and `generate` read it
     @functools.wraps(type(model).forward)
-    def cross_layer_forward(self, *args, target_mask=None, labels=None, **kwargs):
-        if target_mask is None or not kwargs.pop("fused_lm_head", False):
+    def cross_layer_forward(self, *args, target_mask=None, position_loss=None, labels=None, **kwargs):
+        if position_loss is None or not kwargs.pop("fused_lm_head", False):
             if labels is not None:
                 kwargs["labels"] = labels
             return trl_forward(*args, **kwargs)
@@ -207,7 +216,8 @@ def add_cross_layer_forward(model: PreTrainedModel, intermediate_layers: list[in
         if getattr(text_config, "output_router_logits", False):
             kwargs.setdefault("output_router_logits", True)
         backbone, raw = recorder.run(self.base_model, *args, **kwargs)
-        output = _project(self, recorder, backbone.last_hidden_state, raw, target_mask, labels)
+        positions = _cut_positions(self, recorder, backbone.last_hidden_state, raw, target_mask, labels)
+        output = _project(self, positions, position_loss, max_logits_mib)
         if kwargs.get("output_router_logits"):
             output.aux_loss = load_balancing_loss(text_config, backbone.router_logits, kwargs.get("attention_mask"))
         return output
@@ -215,11 +225,35 @@ def add_cross_layer_forward(model: PreTrainedModel, intermediate_layers: list[in
     model.forward = types.MethodType(cross_layer_forward, model)
 
 
+@dataclass
+class _Positions:
+    """
+    What is projected to the vocabulary: M positions with a label, N of which are targets.
+
+    Args:
+        label_mask (`torch.Tensor` of shape `(B, S - 1)`):
+            Where the labels are.
+        labels (`torch.Tensor` of shape `(M,)`):
+            Next tokens.
+        hidden_states (`torch.Tensor` of shape `(M, H)`):
+            Normed output of the last layer.
+        is_target (`torch.Tensor` of shape `(M,)`):
+            Which of them are targets.
+        layers (`torch.Tensor` of shape `(K, N, H)`):
+            Raw outputs of the intermediate layers at the targets.
+    """
+
+    label_mask: Tensor
+    labels: Tensor
+    hidden_states: Tensor
+    is_target: Tensor
+    layers: Tensor
+
+
 # The number of targets differs from batch to batch, so compiled code would be compiled again and again
 @torch.compiler.disable
-def _project(model, recorder, last_hidden_state, raw, target_mask, labels) -> CrossLayerOutput:
-    """Project what the loss needs of the last hidden state and of the raw outputs of the layers."""
-    parts = find_model_parts(model)  # looked up on each call, since PEFT and FSDP replace modules
+def _cut_positions(model, recorder, last_hidden_state, raw, target_mask, labels) -> _Positions:
+    parts = find_model_parts(model)
     device = parts.head.weight.device
     hidden_states = last_hidden_state[:, :-1].to(device)  # (B, S - 1, H)
     labels = labels[:, 1:].to(device)  # (B, S - 1)
@@ -232,15 +266,53 @@ def _project(model, recorder, last_hidden_state, raw, target_mask, labels) -> Cr
     if not recorder.checked and label_mask.any():
         _check_final_norm(model, parts, last[label_mask], hidden_states[label_mask])
         recorder.checked = True
-    normed = _normalise(parts, torch.stack([row[target_mask] for row in rows]))  # (K, N, H)
-    logits = project_to_logits(model, hidden_states[label_mask])  # (labels, V)
-    is_target = target_mask[label_mask]  # (labels,)
+    layers = torch.stack([row[target_mask] for row in rows])  # (K, N, H)
+    return _Positions(label_mask, labels[label_mask], hidden_states[label_mask], target_mask[label_mask], layers)
+
+
+@torch.compiler.disable
+def _project(model, positions: _Positions, position_loss, max_logits_mib: float) -> CrossLayerOutput:
+    """Logits and what the loss makes of them, a block of positions at a time where they are too many."""
+
+    def project(hidden_states, labels, is_target, layers, start):
+        parts = find_model_parts(model)  # looked up on each call, since PEFT and FSDP replace modules
+        logits = project_to_logits(model, hidden_states)  # (m, V)
+        fields = _score_labels(logits, labels)
+        logits = logits if layers.size(1) == len(logits) else logits[is_target]  # (n, V)
+        layer_logits = project_to_logits(model, _normalise(parts, layers))  # (K, n, V)
+        return fields, *position_loss(logits, layer_logits, start)
+
+    count = len(positions.labels)
+    size = _block_size(model, len(positions.layers), max_logits_mib)
+    if count <= size:
+        whole = (positions.hidden_states, positions.labels, positions.is_target, positions.layers)
+        blocks = [project(*whole, 0)]
+    else:
+        ends = positions.is_target.cumsum(0)[size - 1 :: size].tolist()
+        blocks, start = [], 0
+        for first, end in zip(range(0, count, size), [*ends, positions.layers.size(1)], strict=False):
+            block = slice(first, first + size)
+            arguments = (positions.hidden_states[block], positions.labels[block], positions.is_target[block])
+            # Logits are not kept for the backward pass, which computes them again
+            run = functools.partial(checkpoint, use_reentrant=False, preserve_rng_state=False)
+            blocks.append(run(project, *arguments, positions.layers[:, start:end], start))
+            start = end
+    fields, terms, logged = zip(*blocks, strict=True)
+    mask = positions.label_mask
+    # `masked_scatter` keeps a batch without any label connected to the model, as every rank's backward needs
+    scored = {name: torch.cat([block[name] for block in fields]) for name in fields[0]}  # (M,) each
     return CrossLayerOutput(
-        **_score_labels(logits, labels, label_mask),
-        label_mask=label_mask,
-        logits=logits if bool(is_target.all()) else logits[is_target],
-        layer_logits=project_to_logits(model, normed),
+        **{name: value.new_zeros(mask.shape).masked_scatter(mask, value) for name, value in scored.items()},
+        label_mask=mask,
+        terms=torch.cat(terms),
+        logged={name: torch.cat([block[name] for block in logged]) for name in logged[0]},
     )
+
+
+def _block_size(model: PreTrainedModel, num_layers: int, max_logits_mib: float) -> int | float:
+    """Positions whose float32 logits, of the last and of the intermediate layers, fill the budget."""
+    row = 4 * model.config.get_text_config().vocab_size * (num_layers + 1) / 2**20  # MiB
+    return max_logits_mib if max_logits_mib == math.inf else max(1, int(max_logits_mib / row))
 
 
 def _normalise(parts: ModelParts, hidden_states: Tensor) -> Tensor:
@@ -249,21 +321,16 @@ def _normalise(parts: ModelParts, hidden_states: Tensor) -> Tensor:
     return hidden_states if parts.project_out is None else parts.project_out(hidden_states)
 
 
-def _score_labels(logits: Tensor, labels: Tensor, label_mask: Tensor) -> dict[str, Tensor]:
-    """The per-token fields of TRL's fused output, zero on ignored positions, `(B, S - 1)` each."""
-    target_ids = labels[label_mask]
-    log_probs = logits.log_softmax(-1)  # (labels, V)
+def _score_labels(logits: Tensor, labels: Tensor) -> dict[str, Tensor]:
+    """The per-token fields of TRL's fused output, `(m,)` each."""
+    log_probs = logits.log_softmax(-1)  # (m, V)
     with torch.no_grad():
         entropy = -(log_probs.exp() * log_probs).sum(-1)
-        is_top1 = (logits.argmax(-1) == target_ids).to(logits.dtype)
-    per_token = {
-        "log_probs": log_probs.gather(1, target_ids[:, None]).squeeze(1),
+        is_top1 = (logits.argmax(-1) == labels).to(logits.dtype)
+    return {
+        "log_probs": log_probs.gather(1, labels[:, None]).squeeze(1),
         "entropy": entropy,
         "is_top1": is_top1,
-    }
-    # `masked_scatter` keeps a batch without any label connected to the model, as every rank's backward needs
-    return {
-        name: value.new_zeros(label_mask.shape).masked_scatter(label_mask, value) for name, value in per_token.items()
     }
 
 

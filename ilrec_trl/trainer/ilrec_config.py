@@ -51,6 +51,10 @@ class ILRecConfig(SFTConfig):
             all continuations of the prefix.
         crr_temperature (`float`, *optional*, defaults to `1.0`):
             Temperature of the rewards, above 0; lower is sharper.
+        max_logits_mib (`float`, *optional*, defaults to `256`):
+            Budget in MiB for float32 logits, of the last and of the intermediate layers, that are held at once. Where
+            the positions with a label need more, they are gone through in blocks, whose logits are computed again in
+            the backward pass. It changes memory and speed alone.
     """
 
     # `HfArgumentParser` takes the first member beside `str` as the type of the command-line flag
@@ -95,6 +99,10 @@ class ILRecConfig(SFTConfig):
         metadata={"help": "Tokens that share the reward.", "choices": ["negatives", "prefix"]},
     )
     crr_temperature: float = field(default=1.0, metadata={"help": "Temperature of the rewards."})
+    max_logits_mib: float = field(
+        default=256.0,
+        metadata={"help": "MiB of logits held at once; more positions are gone through in blocks."},
+    )
 
     @classmethod
     def from_args(cls, args: Any, model: Any) -> ILRecConfig:
@@ -133,6 +141,8 @@ class ILRecConfig(SFTConfig):
                 raise ValueError(f"`{name}` must be a finite number of at least 0, got {value!r}.")
         if not (math.isfinite(self.crr_temperature) and self.crr_temperature > 0):
             raise ValueError(f"`crr_temperature` must be a finite number above 0, got {self.crr_temperature!r}.")
+        if not self.max_logits_mib > 0:
+            raise ValueError(f"`max_logits_mib` must be a number of MiB above 0, got {self.max_logits_mib!r}.")
         if self.negative_top_k < 1:
             raise ValueError(f"`negative_top_k` must be at least 1, got {self.negative_top_k!r}.")
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..items.item_trie import ItemTrie
+from ..items.trie_arrays import check_item_scores
 from .ilrec_config import ILRecConfig
 from .losses import (
     collaborative_reward_loss,
@@ -77,6 +78,36 @@ class TargetPositions:
 
 
 @dataclass
+class TokenRewards:
+    """
+    Shares of the continuations of N target positions in their prefix's reward mass: `q_t` of METHOD, ragged.
+
+    Args:
+        positions, tokens, shares (`torch.Tensor` of shape `(E,)`):
+            Position, ascending, token and share of each continuation.
+    """
+
+    positions: Tensor
+    tokens: Tensor
+    shares: Tensor
+
+    @classmethod
+    def from_scores(cls, item_scores: Tensor, targets: TargetPositions, item_trie: ItemTrie) -> TokenRewards:
+        """From scores `(T, I)` of every item for every target item of the batch."""
+        nodes = targets.nodes.to(item_scores.device)
+        rows = check_item_scores(item_scores, len(item_trie), len(nodes), targets.items)
+        return cls(*item_trie.to(item_scores.device).arrays.child_shares(item_scores, nodes, rows))
+
+    def dense(self, start: int, count: int, vocab_size: int) -> Tensor:
+        """Rewards `(count, V)` of the positions from `start` on, float32."""
+        bounds = torch.searchsorted(self.positions, self.positions.new_tensor([start, start + count])).tolist()
+        edges = slice(*bounds)
+        rewards = torch.zeros(count, vocab_size, dtype=torch.float32, device=self.positions.device)
+        rewards[self.positions[edges] - start, self.tokens[edges]] = self.shares[edges].float()
+        return rewards
+
+
+@dataclass
 class ILRecLoss:
     """
     The terms of ILRec beyond cross-entropy, for each target position.
@@ -92,6 +123,8 @@ class ILRecLoss:
             Tokens that the tokenizer knows; the rest of the model's vocabulary is padding.
         pad_token_id (`int`, *optional*):
             Never a negative.
+        layers (`list[int]`):
+            Indices of the intermediate layers, for the names of what is logged.
     """
 
     args: ILRecConfig
@@ -100,28 +133,39 @@ class ILRecLoss:
     item_trie: ItemTrie | None
     vocab_size: int
     pad_token_id: int | None
+    layers: list[int]
 
     def __call__(
-        self, logits: Tensor, layer_logits: Tensor, targets: TargetPositions, item_scores: Tensor | None = None
+        self,
+        logits: Tensor,
+        layer_logits: Tensor,
+        targets: TargetPositions,
+        rewards: TokenRewards | None = None,
+        start: int = 0,
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """
         Args:
-            logits (`torch.Tensor` of shape `(N, V)`):
-                Logits of the last layer.
-            layer_logits (`torch.Tensor` of shape `(K, N, V)`):
+            logits (`torch.Tensor` of shape `(n, V)`):
+                Logits of the last layer at the target positions `start` to `start + n - 1`.
+            layer_logits (`torch.Tensor` of shape `(K, n, V)`):
                 Logits of the intermediate layers.
             targets ([`TargetPositions`]):
-                The positions.
-            item_scores (`torch.Tensor` of shape `(T, I)`, *optional*):
-                Scores of every item for every target item; needed where `crr_weight` is above 0.
+                All positions of the batch.
+            rewards ([`TokenRewards`], *optional*):
+                Those of all positions; needed where `crr_weight` is above 0.
+            start (`int`, *optional*, defaults to `0`):
+                First of the positions.
 
         Returns:
-            `tuple`: the terms, `(N,)`, in nats, to be added to cross-entropy; and values to log, `(N,)` each.
+            `tuple`: the terms, `(n,)`, in nats, to be added to cross-entropy; and values to log, `(n,)` each.
         """
-        args, target_ids = self.args, targets.target_ids.to(logits.device)
-        continuations, candidates = self.candidates(targets, logits)
+        args, block = self.args, slice(start, start + len(logits))
+        target_ids = targets.target_ids.to(logits.device)[block]
+        nodes = None if targets.nodes is None else targets.nodes.to(logits.device)[block]
+        continuations, candidates = self.candidates(nodes, logits)
+        ensemble = layer_logits.detach().mean(0, keepdim=True)  # (1, n, V)
         negatives = self_hard_negatives(
-            layer_logits,
+            ensemble if args.negative_selection == "threshold" else layer_logits,
             logits,
             target_ids,
             selection=args.negative_selection,
@@ -129,8 +173,8 @@ class ILRecLoss:
             top_k=args.negative_top_k,
             allowed=candidates,
         )
-        weights = negative_weights(layer_logits, negatives)
-        cross_entropy = cross_layer_preference_loss(logits, target_ids, weights, beta=0.0)  # (N,)
+        weights = negative_weights(ensemble, negatives)
+        cross_entropy = nn.functional.cross_entropy(logits, target_ids, reduction="none")  # (n,)
         terms = torch.zeros_like(cross_entropy)
         if self.cpo_beta > 0:
             preference = cross_layer_preference_loss(
@@ -143,25 +187,29 @@ class ILRecLoss:
         if args.cpd_weight > 0:
             terms = terms + args.cpd_weight * values["cpd_loss"]
         if self.crr_weight > 0:
-            trie = self.item_trie.to(logits.device)
-            rewards = trie.token_rewards(item_scores, targets.nodes, logits.size(1), rows=targets.items)  # (N, V)
             beside = negatives if args.crr_scope == "negatives" else continuations
             values["crr_loss"] = collaborative_reward_loss(
-                logits, target_ids, beside, rewards, temperature=args.crr_temperature
+                logits,
+                target_ids,
+                beside,
+                rewards.dense(start, len(logits), logits.size(1)),
+                temperature=args.crr_temperature,
             )
             terms = terms + self.crr_weight * values["crr_loss"]
-        counts = negatives.sum(-1)  # (N,)
+        counts = negatives.sum(-1)  # (n,)
         values["negatives"] = counts
         values["negative_mass"] = (logits.detach().softmax(-1) * negatives).sum(-1)
         values["without_negatives"] = counts == 0
+        for index, layer in zip(self.layers, layer_logits, strict=True):
+            values[f"top1_layer_{index}"] = layer.argmax(-1) == target_ids
         return terms, {name: value.detach() for name, value in values.items()}
 
-    def candidates(self, targets: TargetPositions, logits: Tensor) -> tuple[Tensor | None, Tensor]:
-        """Tokens that can follow in some item, `(N, V)` or `None` without a trie, and those that may be negatives."""
+    def candidates(self, nodes: Tensor | None, logits: Tensor) -> tuple[Tensor | None, Tensor]:
+        """Tokens that can follow in some item, `(n, V)` or `None` without a trie, and those that may be negatives."""
         vocab_size, device = logits.size(1), logits.device
         continuations = None
         if self.item_trie is not None:
-            continuations = self.item_trie.to(device).allowed_mask(targets.nodes.to(device), vocab_size)  # (N, V)
+            continuations = self.item_trie.to(device).allowed_mask(nodes, vocab_size)  # (n, V)
             if self.args.restrict_to_items:
                 return continuations, continuations
         candidates = torch.ones(1, vocab_size, dtype=torch.bool, device=device)

@@ -33,7 +33,7 @@ from .cross_layer_forward import (
 )
 from .data_collator import REWARD_COLUMNS, DataCollatorForItemCompletion
 from .ilrec_config import ILRecConfig
-from .ilrec_loss import ILRecLoss, TargetPositions
+from .ilrec_loss import ILRecLoss, TargetPositions, TokenRewards
 from .model_card import add_ilrec_section
 from .refusals import refuse_incomplete_arguments, refuse_unsupported, refuse_without_items
 from .target_items import TargetMarker
@@ -50,8 +50,8 @@ class _LastOutput:
     outside every wrapper (DDP, FSDP), whose hooks are thus on the kept tensors.
     """
 
-    def __init__(self, model: torch.nn.Module, target_mask: Tensor, training: bool) -> None:
-        self.model, self.target_mask, self.training = model, target_mask, training
+    def __init__(self, model: torch.nn.Module, training: bool, **added: Any) -> None:
+        self.model, self.training, self.added = model, training, added
         self.output: CrossLayerOutput | None = None
 
     def __call__(self, **inputs: Any) -> Any:
@@ -59,7 +59,7 @@ class _LastOutput:
             return self.model(**inputs)
         # With a custom loss or label smoothing TRL computes the fused output for its metrics alone, without gradient
         with torch.set_grad_enabled(self.training):
-            self.output = self.model(**inputs, target_mask=self.target_mask)
+            self.output = self.model(**inputs, **self.added)
         return self.output
 
 
@@ -137,7 +137,7 @@ class ILRecTrainer(SFTTrainer):
         inner = self.model.get_base_model() if is_peft_model(self.model) else self.model
         self.intermediate_layers = self._choose_layers(inner, args.intermediate_layers)
         if self.intermediate_layers:
-            add_cross_layer_forward(inner, self.intermediate_layers)
+            add_cross_layer_forward(inner, self.intermediate_layers, args.max_logits_mib)
         # TRL's fused head multiplies by `weight` and cannot read a head that PEFT wrapped for new tokens
         wrapped_head = type(inner.get_output_embeddings()).__name__ == "TrainableTokensWrapper"
         has_terms = self.cpo_beta or args.cpd_weight or self.crr_weight
@@ -152,6 +152,7 @@ class ILRecTrainer(SFTTrainer):
             item_trie,
             vocab_size=len(self._tokenizer),
             pad_token_id=self._tokenizer.pad_token_id,
+            layers=self.intermediate_layers,
         )
         if self.crr_weight > 0:
             try_reward_func(self.reward_func, item_trie, self.train_dataset, self.data_collator)
@@ -234,16 +235,19 @@ class ILRecTrainer(SFTTrainer):
         if self._is_plain_sft:
             return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
         targets = TargetPositions.from_batch(inputs["input_ids"], inputs["labels"], target_items, self.item_trie)
-        recorder = _LastOutput(model, targets.mask, self.model.training)
+        rewards = None
+        if self.crr_weight > 0:
+            scores = score_targets(self.reward_func, columns, len(self.item_trie), targets.nodes.device)  # (T, I)
+            rewards = TokenRewards.from_scores(scores, targets, self.item_trie)
+
+        def position_loss(logits, layer_logits, start):
+            return self.ilrec_loss(logits, layer_logits, targets, rewards, start)
+
+        recorder = _LastOutput(model, self.model.training, target_mask=targets.mask, position_loss=position_loss)
         result = super().compute_loss(recorder, inputs, return_outputs, num_items_in_batch)
         output = recorder.output
-        scores = None
-        if self.crr_weight > 0:
-            scores = score_targets(self.reward_func, columns, len(self.item_trie), output.logits.device)  # (T, I)
-        terms, values = self.ilrec_loss(output.logits, output.layer_logits, targets, scores)  # (N,)
-        for index, layer in zip(self.intermediate_layers, output.layer_logits, strict=True):
-            values[f"top1_layer_{index}"] = layer.argmax(-1) == targets.target_ids.to(layer.device)
-        self._record(values, len(terms))
+        terms = output.terms  # (N,)
+        self._record(output.logged, len(terms))
         count = output.label_mask.sum() if num_items_in_batch is None else num_items_in_batch
         extra = terms.sum() / torch.as_tensor(count, device=terms.device).clamp(min=1)
         if self.args.average_tokens_across_devices and num_items_in_batch is not None:

@@ -19,6 +19,8 @@ All arithmetic is done in float32 (float64 inputs stay float64). Every value is 
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -67,10 +69,10 @@ def self_hard_negatives(
         candidates &= allowed
     layer_logits, logits = _full_precision(layer_logits), _full_precision(logits)
     if selection == "threshold":
-        ensemble = layer_logits.mean(0).log_softmax(-1)  # (N, V)
-        target_log_probs = logits.log_softmax(-1).gather(1, target_ids[:, None])  # (N, 1)
-        offset = torch.tensor(threshold, dtype=logits.dtype).log().item()
-        return candidates & (ensemble >= target_log_probs + offset)
+        ensemble = layer_logits.mean(0)  # (N, V)
+        target_log_probs = logits.gather(1, target_ids[:, None]) - logits.logsumexp(-1, keepdim=True)  # (N, 1)
+        offset = math.log(threshold) if threshold > 0 else -math.inf
+        return candidates & (ensemble >= target_log_probs + offset + ensemble.logsumexp(-1, keepdim=True))
     if selection == "top_k":
         ranked = layer_logits.masked_fill(~candidates, -torch.inf).topk(min(top_k, logits.size(1)), dim=-1)
         negatives = torch.zeros_like(candidates)

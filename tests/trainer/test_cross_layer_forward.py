@@ -1,5 +1,7 @@
 """Our own path to the logits, on models of many architectures, against the models' own outputs."""
 
+import math
+
 import pytest
 import torch
 import transformers
@@ -72,6 +74,24 @@ def inputs():
     return input_ids, labels, mask
 
 
+def keep_logits(logits, layer_logits, start):
+    """A loss whose values are the logits themselves."""
+    terms = logits.square().mean(-1) + layer_logits.square().mean((0, 2))
+    starts = torch.arange(start, start + len(logits))
+    return terms, {"logits": logits, "layer_logits": layer_logits.transpose(0, 1), "position": starts}
+
+
+def run(model, input_ids, labels, mask, **options):
+    return model(
+        input_ids=input_ids,
+        labels=labels,
+        fused_lm_head=True,
+        target_mask=mask,
+        position_loss=keep_logits,
+        **options,
+    )
+
+
 @pytest.mark.parametrize("name", ARCHITECTURES)
 def test_logits_are_those_of_the_model(name):
     model = build(name)
@@ -79,15 +99,9 @@ def test_logits_are_those_of_the_model(name):
     with torch.no_grad():
         expected = model(input_ids=input_ids, attention_mask=torch.ones_like(input_ids)).logits[:, :-1]
         add_cross_layer_forward(model, [0, 1])
-        output = model(
-            input_ids=input_ids,
-            attention_mask=torch.ones_like(input_ids),
-            labels=labels,
-            fused_lm_head=True,
-            target_mask=mask,
-        )
-    torch.testing.assert_close(output.logits, expected[mask].float())
-    assert output.layer_logits.shape == (2, int(mask.sum()), 40)
+        output = run(model, input_ids, labels, mask, attention_mask=torch.ones_like(input_ids))
+    torch.testing.assert_close(output.logged["logits"], expected[mask].float())
+    assert output.logged["layer_logits"].shape == (int(mask.sum()), 2, 40)
     label_mask = labels[:, 1:] != -100
     log_probs = expected.float().log_softmax(-1)
     chosen = log_probs.gather(2, labels[:, 1:].clamp(min=0)[..., None]).squeeze(2).masked_fill(~label_mask, 0)
@@ -104,11 +118,11 @@ def test_middle_layers_are_normed_once(name):
     input_ids, labels, mask = inputs()
     add_cross_layer_forward(model, [0, 1])
     with torch.no_grad():
-        output = model(input_ids=input_ids, labels=labels, fused_lm_head=True, target_mask=mask)
+        output = run(model, input_ids, labels, mask)
         layers = find_model_parts(cut).layers
         del layers[2]
         middle = cut(input_ids=input_ids).logits[:, :-1][mask]
-    torch.testing.assert_close(output.layer_logits[1], middle.float())
+    torch.testing.assert_close(output.logged["layer_logits"][:, 1], middle.float())
 
 
 def test_other_calls_go_on_unchanged():
@@ -133,25 +147,59 @@ def test_gradients_are_the_same_under_gradient_checkpointing(reentrant):
             model.activation_checkpointing_enable({"use_reentrant": reentrant})
         input_ids, labels, mask = inputs()
         add_cross_layer_forward(model, [0, 1])
-        output = model(input_ids=input_ids, labels=labels, fused_lm_head=True, target_mask=mask)
-        (output.layer_logits.square().mean() + output.logits.square().mean()).backward()
+        run(model, input_ids, labels, mask).terms.mean().backward()
         gradients.append({name: p.grad for name, p in model.named_parameters() if p.grad is not None})
     assert gradients[0].keys() == gradients[1].keys()
     for name, gradient in gradients[0].items():
         torch.testing.assert_close(gradients[1][name], gradient)
 
 
+@pytest.mark.parametrize("positions", [1, 2, 3, 7])
+def test_blocks_change_nothing(positions):
+    """8 positions with a label, 6 of them targets, gone through a few at a time."""
+    results = []
+    for budget in (math.inf, positions * 4 * 40 * 3 / 2**20):
+        model = build("llama").train()
+        input_ids, labels, mask = inputs()
+        labels[1, 5] = -100
+        mask[0, 4] = mask[1, 4] = False  # a label within a block that is no target
+        add_cross_layer_forward(model, [0, 1], budget)
+        output = run(model, input_ids, labels, mask)
+        (output.terms.sum() - output.log_probs.sum()).backward()
+        results.append((output, {name: p.grad for name, p in model.named_parameters()}))
+    (whole, expected), (blocks, gradients) = results
+    assert blocks.logged["position"].tolist() == list(range(len(whole.terms)))
+    torch.testing.assert_close(blocks.logged, whole.logged)
+    torch.testing.assert_close(blocks.terms, whole.terms)
+    for field in ("log_probs", "entropy", "is_top1"):
+        torch.testing.assert_close(blocks[field], whole[field])
+    torch.testing.assert_close(gradients, expected)
+
+
+def test_blocks_keep_no_logits_for_the_backward_pass():
+    """What autograd keeps of the head, in floats: a block's worth at a time against all positions at once."""
+    kept = []
+    for budget in (math.inf, 4 * 40 * 3 / 2**20):
+        model = build("llama").train()
+        add_cross_layer_forward(model, [0, 1], budget)
+        saved = []
+
+        def save(tensor, saved=saved):
+            saved.append(tensor)
+            return tensor
+
+        with torch.autograd.graph.saved_tensors_hooks(save, lambda tensor: tensor):
+            run(model, *inputs())
+        kept.append(sum(tensor.numel() for tensor in saved if tensor.dim() > 1 and tensor.size(-1) == 40))
+    assert kept[1] == 0 < kept[0]
+
+
 def test_a_batch_without_targets_stays_connected():
     model = build("llama").train()
     add_cross_layer_forward(model, [0])
     input_ids, labels, mask = inputs()
-    output = model(
-        input_ids=input_ids,
-        labels=torch.full_like(labels, -100),
-        fused_lm_head=True,
-        target_mask=torch.zeros_like(mask),
-    )
-    (output.log_probs.sum() + output.logits.sum() + output.layer_logits.sum()).backward()
+    output = run(model, input_ids, torch.full_like(labels, -100), torch.zeros_like(mask))
+    (output.log_probs.sum() + output.terms.sum()).backward()
     gradients = [p.grad for p in model.parameters()]
     assert all(gradient is not None and (gradient == 0).all() for gradient in gradients)
 
@@ -173,7 +221,7 @@ def test_a_model_whose_norm_is_not_the_last_step_is_refused():
     input_ids, labels, mask = inputs()
     add_cross_layer_forward(model, [0])
     with pytest.raises(ValueError, match="put through the final norm is not its last hidden state"):
-        model(input_ids=input_ids, labels=labels, fused_lm_head=True, target_mask=mask)
+        run(model, input_ids, labels, mask)
 
 
 @pytest.mark.parametrize(

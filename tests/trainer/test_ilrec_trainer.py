@@ -126,6 +126,7 @@ def naive_batch_loss(model, trainer, rows, sequences, scores, config):
         {},
         {"cpo_penalty": "multiplicative", "cpo_beta": 0.7, "crr_scope": "negatives", "crr_temperature": 0.5},
         {"negative_selection": "top_k", "negative_top_k": 2, "intermediate_layers": [0, 2], "cpd_weight": 0.3},
+        {"max_logits_mib": 1e-3},  # three positions at a time
     ],
 )
 def test_loss_and_gradient_are_those_of_plain_loops(options, make_model, settings, rows, tokenizer, sequences, trie):
@@ -329,7 +330,7 @@ def test_pad_and_padding_of_the_vocabulary_are_no_negatives(make_model, settings
     trainer = ILRecTrainer(model, args=ILRecConfig(**settings), train_dataset=dataset, processing_class=tokenizer)
     batch = trainer.data_collator([trainer.train_dataset[0]])
     targets = TargetPositions.from_batch(batch["input_ids"], batch["labels"], batch["target_items"], None)
-    _, candidates = trainer.ilrec_loss.candidates(targets, torch.zeros(1, model.config.vocab_size))
+    _, candidates = trainer.ilrec_loss.candidates(targets.nodes, torch.zeros(1, model.config.vocab_size))
     assert candidates[0].nonzero().flatten().tolist() == list(range(1, len(tokenizer)))
 
 
@@ -518,7 +519,7 @@ def test_titles_end_with_the_end_token(make_model, settings, tokenizer):
     batch = trainer.data_collator([trainer.train_dataset[n] for n in range(2)])
     assert batch["target_items"].tolist() == [[0, 1, -1, 0], [0, 2, 2, -2]]
     targets = TargetPositions.from_batch(batch["input_ids"], batch["labels"], batch["target_items"], trie)
-    _, candidates = trainer.ilrec_loss.candidates(targets, torch.zeros(5, len(tokenizer) + 2))
+    _, candidates = trainer.ilrec_loss.candidates(targets.nodes, torch.zeros(5, len(tokenizer) + 2))
     following = [set(row.nonzero().flatten().tolist()) for row in candidates]
     first, second = sequences["set"]
     end = tokenizer.eos_token_id
