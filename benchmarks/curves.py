@@ -6,8 +6,8 @@ repository, about five minutes on two CPU cores:
     python benchmarks/curves.py
     python benchmarks/curves.py --quick  # fewer points, written nowhere
 
-Each curve moves one driver and holds the others; its points are measured in turn. "Deviation" is the largest ratio of a
-point to the line a + b x, a and b at least 0, that fits all points of the curve best, relatively. Writes
+Each curve moves one driver and holds the others; its points are measured in turn. "Deviation" is the largest ratio of
+a point to the line a + b x, a and b at least 0, that fits all points of the curve best, relatively. Writes
 benchmarks/results/curves.csv and curves.png.
 """
 
