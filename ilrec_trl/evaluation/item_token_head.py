@@ -8,7 +8,7 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor, nn
 
-from ..trainer.cross_layer_forward import project_to_logits
+from ..trainer.model_parts import project_to_logits
 
 
 # Whether backbone and head by themselves give what the model's own forward does, asked once of each model.

@@ -1,4 +1,4 @@
-"""The one place that touches a model's inside: decoder layers, final norm, LM head, logit scale and soft-capping."""
+"""One forward pass that gives a loss the logits of the last and of the intermediate layers at the target positions."""
 
 from __future__ import annotations
 
@@ -14,9 +14,7 @@ from torch.utils.checkpoint import checkpoint
 from transformers import PreTrainedModel
 
 from ._trl import FusedCausalLMOutput, load_balancing_loss
-
-
-_NORM_NAMES = ("norm", "final_layernorm", "final_layer_norm", "ln_f", "final_norm", "norm_f", "embedding_norm")
+from .model_parts import ModelParts, find_model_parts, normalise, project_to_logits
 
 
 @dataclass
@@ -34,110 +32,6 @@ class CrossLayerOutput(FusedCausalLMOutput):
 
     terms: Tensor | None = None
     logged: dict[str, Tensor] | None = None
-
-
-@dataclass
-class ModelParts:
-    """The modules of a causal language model that turn a layer's output into logits."""
-
-    layers: nn.ModuleList
-    norm: nn.Module | None
-    project_out: nn.Module | None
-    head: nn.Module
-
-
-def find_model_parts(model: PreTrainedModel) -> ModelParts:
-    """
-    Find decoder layers, final norm and LM head by one rule: the owner of the layers is the shallowest module of the
-    text decoder that holds a `ModuleList` of `num_hidden_layers` modules, and the norm is the owner's.
-
-    Raises:
-        `ValueError`: where the model does not fit the rule.
-    """
-    num_layers = model.config.get_text_config().num_hidden_layers
-    head = model.get_output_embeddings()
-    # In a vision-language model the vision encoder may hold as many layers
-    decoder = model.base_model.get_decoder()
-    by_depth = sorted(decoder.named_modules(), key=lambda named: named[0].count(".") if named[0] else -1)
-    for _, owner in by_depth:
-        for layers in owner.children():
-            if head is None or model.config.is_encoder_decoder:
-                break
-            if isinstance(layers, nn.ModuleList) and len(layers) == num_layers:
-                norms = [name for name in _NORM_NAMES if isinstance(getattr(owner, name, None), nn.Module)]
-                norm = getattr(owner, norms[0]) if norms else None
-                return ModelParts(layers, norm, getattr(owner, "project_out", None), head)
-    raise ValueError(
-        f"ILRec cannot read the intermediate layers of `{type(model).__name__}`: expected an LM head and, below "
-        f"`{model.base_model_prefix}`, a ModuleList of {num_layers} decoder layers. Use a decoder-only causal "
-        "language model of transformers, or train with TRL's SFTTrainer."
-    )
-
-
-def resolve_intermediate_layers(layers: int | str | list[int], num_layers: int) -> list[int]:
-    """
-    Indices of the intermediate layers, ascending, from [`ILRecConfig.intermediate_layers`].
-
-    Raises:
-        `ValueError`: where an index is out of range, is the last layer, or there are not so many layers.
-    """
-    if num_layers < 2:
-        raise ValueError(
-            f"ILRec mines from intermediate layers, but the model has {num_layers} decoder layer(s); at least 2 are "
-            "needed. Use a deeper model, or train with TRL's SFTTrainer."
-        )
-    if layers == "auto":
-        layers = min(3, num_layers - 1)
-    if isinstance(layers, int):
-        if layers > num_layers - 1:
-            raise ValueError(
-                f"`intermediate_layers={layers}` asks for {layers} layers before the last, but the model has only "
-                f"{num_layers - 1}. Choose at most {num_layers - 1}."
-            )
-        return list(range(num_layers - 1 - layers, num_layers - 1))
-    indices = sorted({layer + num_layers if layer < 0 else layer for layer in layers})
-    if indices[0] < 0 or indices[-1] >= num_layers - 1:
-        raise ValueError(
-            f"`intermediate_layers={layers}` must hold indices from 0 to {num_layers - 2} (or {-num_layers} to -2): "
-            f"the model has {num_layers} decoder layers, and the last is the one that negatives are mined for."
-        )
-    return indices
-
-
-def project_to_logits(model: PreTrainedModel, hidden_states: Tensor, head: nn.Module | None = None) -> Tensor:
-    """
-    Logits of normed hidden states, with the model's own head, logit scale and soft-capping.
-
-    Args:
-        hidden_states (`torch.Tensor` of shape `(..., H)`).
-        head (`torch.nn.Module`, *optional*): One that takes the place of the model's own, such as some of its rows.
-
-    Returns:
-        `torch.Tensor` of shape `(..., V)`, float32 (float64 for a float64 model).
-    """
-    config = model.config.get_text_config()
-    head = model.get_output_embeddings() if head is None else head
-    if not torch.is_autocast_enabled(hidden_states.device.type):
-        # trainable parameters of a quantised model are cast to bfloat16, which its hidden states need not be
-        hidden_states = hidden_states.to(head.weight.dtype)
-    logits = head(hidden_states)  # (..., V)
-    logits = logits if logits.dtype == torch.float64 else logits.float()
-    scale = _logit_scale(config)
-    if scale != 1.0:
-        logits = logits * scale
-    softcap = getattr(config, "final_logit_softcapping", None)
-    return logits if softcap is None else softcap * torch.tanh(logits / softcap)
-
-
-def _logit_scale(config: Any) -> float:
-    """The factor that the model's own forward multiplies its logits by; the names are those TRL's fused head reads."""
-    for name in ("logit_scale", "output_multiplier", "lm_head_multiplier"):
-        if getattr(config, name, None) is not None:
-            return getattr(config, name)
-    scaling = getattr(config, "logits_scaling", None)
-    if scaling is None:
-        return 1.0
-    return scaling if config.model_type == "hyperclovax" else 1 / scaling
 
 
 class _LayerRecorder:
@@ -279,7 +173,7 @@ def _project(model, positions: _Positions, position_loss, max_logits_mib: float)
         logits = project_to_logits(model, hidden_states)  # (m, V)
         fields = _score_labels(logits, labels)
         logits = logits if layers.size(1) == len(logits) else logits[is_target]  # (n, V)
-        layer_logits = project_to_logits(model, _normalise(parts, layers))  # (K, n, V)
+        layer_logits = project_to_logits(model, normalise(parts, layers))  # (K, n, V)
         return fields, *position_loss(logits, layer_logits, start)
 
     count = len(positions.labels)
@@ -315,12 +209,6 @@ def _block_size(model: PreTrainedModel, num_layers: int, max_logits_mib: float) 
     return max_logits_mib if max_logits_mib == math.inf else max(1, int(max_logits_mib / row))
 
 
-def _normalise(parts: ModelParts, hidden_states: Tensor) -> Tensor:
-    if parts.norm is not None:
-        hidden_states = parts.norm(hidden_states)
-    return hidden_states if parts.project_out is None else parts.project_out(hidden_states)
-
-
 def _score_labels(logits: Tensor, labels: Tensor) -> dict[str, Tensor]:
     """The per-token fields of TRL's fused output, `(m,)` each."""
     log_probs = logits.log_softmax(-1)  # (m, V)
@@ -336,7 +224,7 @@ def _score_labels(logits: Tensor, labels: Tensor) -> dict[str, Tensor]:
 
 def _check_final_norm(model: PreTrainedModel, parts: ModelParts, raw: Tensor, normed: Tensor) -> None:
     with torch.no_grad():
-        expected, got = normed.float(), _normalise(parts, raw).float()
+        expected, got = normed.float(), normalise(parts, raw).float()
         tolerance = 1e-3 if normed.dtype in (torch.float32, torch.float64) else 3e-2
         absolute = tolerance * expected.abs().max().item() + 1e-6
         agrees = torch.isclose(got, expected, rtol=tolerance, atol=absolute).all(-1)  # (labels,)

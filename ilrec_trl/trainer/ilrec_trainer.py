@@ -25,16 +25,12 @@ from ._trl import (
     is_conversational_from_value,
 )
 from .checkpoints import find_last_whole_checkpoint
-from .cross_layer_forward import (
-    CrossLayerOutput,
-    add_cross_layer_forward,
-    find_model_parts,
-    resolve_intermediate_layers,
-)
+from .cross_layer_forward import CrossLayerOutput, add_cross_layer_forward
 from .data_collator import REWARD_COLUMNS, DataCollatorForItemCompletion
 from .ilrec_config import ILRecConfig
 from .ilrec_loss import ILRecLoss, TargetPositions, TokenRewards
 from .model_card import add_ilrec_section
+from .model_parts import find_model_parts, resolve_intermediate_layers
 from .refusals import refuse_incomplete_arguments, refuse_unsupported, refuse_without_items
 from .target_items import TargetMarker
 from .target_packing import pack_with_targets

@@ -7,11 +7,8 @@ import torch
 import transformers
 from torch import nn
 
-from ilrec_trl.trainer.cross_layer_forward import (
-    add_cross_layer_forward,
-    find_model_parts,
-    resolve_intermediate_layers,
-)
+from ilrec_trl.trainer.cross_layer_forward import add_cross_layer_forward
+from ilrec_trl.trainer.model_parts import find_model_parts, resolve_intermediate_layers
 
 
 COMMON = {
