@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
@@ -14,6 +15,7 @@ from .fingerprints import json_fingerprint, model_fingerprint, tokenizer_fingerp
 from .finished_users import FinishedUsers, Ranks
 from .metrics import metric_values, standard_error
 from .process_group import from_first, gather, has_sharded_weights, process_rank
+from .questions import Questions
 from .recommend import recommend
 from .target_ranks import ranks_by_scores, ranks_in_lists
 
@@ -24,7 +26,8 @@ if TYPE_CHECKING:
     from datasets import Dataset
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-    from ..items.item_trie import ItemTrie
+    from ..items.item_trie import ItemId, ItemTrie
+    from .beam_search import Normalise
 
 # At most so much is lost when a process is killed.
 BATCHES_A_FILE = 8
@@ -75,6 +78,12 @@ class RecommendationEvaluator:
         exclude_history (`bool`, *optional*, defaults to `False`):
             Do not recommend items of the user's history. A target that is itself in the history then counts as not
             found.
+        allow (`list[str | int]`, *optional*):
+            The only items to recommend, for instance those in stock. Other targets count as not found.
+        normalise (`"vocabulary"` or `"continuations"`, *optional*, defaults to `"vocabulary"`):
+            As in [`recommend`].
+        memory_budget_mib (`float`, *optional*):
+            As in [`recommend`]: a batch is searched in parts that fit, with all its beams.
         progress (`bool`, *optional*, defaults to `False`):
             Show a progress bar of process 0's part.
         chat_template_kwargs (`dict`, *optional*):
@@ -82,7 +91,8 @@ class RecommendationEvaluator:
 
     Raises:
         `ValueError`: for a missing column, an empty data set, a target outside the catalogue, an unknown ranking, a
-            batch of no users, or fewer beams than the largest cut-off; each with the remedy.
+            batch of no users, fewer beams than the largest cut-off, or exact ranking with a memory budget; each with
+            the remedy.
 
     Example:
 
@@ -107,35 +117,37 @@ class RecommendationEvaluator:
         num_beams: int = 20,
         batch_size: int = 64,
         exclude_history: bool = False,
+        allow: Sequence[ItemId] | None = None,
+        normalise: Normalise = "vocabulary",
+        memory_budget_mib: float | None = None,
         progress: bool = False,
         chat_template_kwargs: dict[str, Any] | None = None,
     ) -> None:
-        _check_dataset(dataset, exclude_history)
         if ranking not in ("beam", "exact"):
             raise ValueError(f"got ranking={ranking!r}; expected 'beam' or 'exact'")
         if ranking == "beam" and num_beams < max(k):
             raise ValueError(f"got num_beams={num_beams} for k={tuple(k)}; use at least {max(k)} beams")
+        if ranking == "exact" and memory_budget_mib is not None:
+            raise ValueError("memory_budget_mib bounds beam search alone; leave it out, or use ranking='beam'")
         if batch_size < 1:
             raise ValueError(f"got batch_size={batch_size}; expected at least 1 user a batch")
+        self.questions = Questions.read(dataset, with_histories=exclude_history)
+        item_trie.index_of(self.questions.items)  # refuse what is not in the catalogue before any work
+        item_trie.index_of(allow or [])
         self.item_trie = item_trie
         self.k = tuple(k)
         self.ranking = ranking
         self.num_beams = num_beams
         self.batch_size = batch_size
         self.exclude_history = exclude_history
+        self.allow = None if allow is None else list(allow)
+        self.normalise = normalise
+        self.memory_budget_mib = memory_budget_mib
         self.progress = progress
         self.chat_template_kwargs = chat_template_kwargs
-        self.prompts = list(dataset["prompt"])
-        self.items = list(dataset["item"])
-        self.histories = list(dataset["history"]) if exclude_history else None
-        self.users = list(map(str, dataset["user"] if "user" in dataset.column_names else range(len(dataset))))
-        self.leaves = item_trie.leaf_of(self.items).tolist()
         self.last_ranks: UserRanks | None = None
         self.standard_errors: dict[str, float] = {}
-        # Prompts of like length share a batch, so that little of it is padding; the longest come first, so that memory
-        # runs out early or never.
-        order = sorted(range(len(self.prompts)), key=lambda row: -_length(self.prompts[row]))
-        self.batches = [order[first : first + batch_size] for first in range(0, len(order), batch_size)]
+        self.batches = self.questions.batches(batch_size)
 
     def __call__(
         self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, *, resume_dir: str | Path | None = None
@@ -162,9 +174,9 @@ class RecommendationEvaluator:
             `NotImplementedError`: for weights sharded by FSDP1 or ZeRO-3.
         """
         ranks = self._all_ranks(model, tokenizer, resume_dir)
-        starts = np.array([ranks[row][0] for row in range(len(self.items))], dtype=np.float64)  # (U,)
-        ties = np.array([ranks[row][1] for row in range(len(self.items))], dtype=np.int64)  # (U,)
-        self.last_ranks = UserRanks(self.users, self.items, starts, ties)
+        starts = np.array([ranks[row][0] for row in range(len(ranks))], dtype=np.float64)  # (U,)
+        ties = np.array([ranks[row][1] for row in range(len(ranks))], dtype=np.int64)  # (U,)
+        self.last_ranks = UserRanks(self.questions.users, self.questions.items, starts, ties)
         values = metric_values(starts, ties, self.k)
         self.standard_errors = {name: standard_error(each) for name, each in values.items()}
         return {name: float(each.mean()) for name, each in values.items()}
@@ -222,35 +234,38 @@ class RecommendationEvaluator:
         self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, rows: list[int]
     ) -> list[tuple[float, int]]:
         """First rank and number of ties of each row's target."""
-        prompts = [self.prompts[row] for row in rows]
-        histories = None if self.histories is None else [self.histories[row] for row in rows]
-        targets = [self.items[row] for row in rows]
+        asked = self.questions.select(rows)
+        options: dict[str, Any] = {
+            "normalise": self.normalise,
+            "chat_template_kwargs": self.chat_template_kwargs,
+        }
         if self.ranking == "exact":
-            scores = rank_items(
-                model, tokenizer, prompts, self.item_trie, chat_template_kwargs=self.chat_template_kwargs
-            )
-            return ranks_by_scores(scores, targets, self.item_trie, histories)
+            scores = rank_items(model, tokenizer, asked.prompts, self.item_trie, **options)
+            return ranks_by_scores(scores, asked.items, self.item_trie, asked.histories, self.allow)
         num_beams = min(self.num_beams, len(self.item_trie))
         lists = recommend(
             model,
             tokenizer,
-            prompts,
+            asked.prompts,
             self.item_trie,
             top_k=num_beams,
             num_beams=num_beams,
-            exclude=histories,
+            allow=self.allow,
+            exclude=asked.histories,
             batch_size=len(rows),
-            chat_template_kwargs=self.chat_template_kwargs,
+            memory_budget_mib=self.memory_budget_mib,
+            **options,
         )
-        return ranks_in_lists(lists, targets, self.item_trie, histories)
+        return ranks_in_lists(lists, asked.items, self.item_trie, asked.histories, self.allow)
 
     def _about(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, sharded: bool) -> dict[str, str]:
         """Fingerprints of this evaluation, which every process must share."""
-        settings = [self.ranking, self.num_beams, self.batch_size, self.exclude_history, self.chat_template_kwargs]
+        names = ["ranking", "num_beams", "batch_size", "exclude_history", "allow", "normalise", "memory_budget_mib"]
+        settings = {name: getattr(self, name) for name in [*names, "chat_template_kwargs"]}
         own = {
             "model": model_fingerprint(model),
             "tokenizer": tokenizer_fingerprint(tokenizer),
-            "data set": json_fingerprint([self.prompts, self.items, self.histories, self.users]),
+            "data set": json_fingerprint(dataclasses.asdict(self.questions)),
             "catalogue": trie_fingerprint(self.item_trie),
             "settings": json_fingerprint(settings),
         }
@@ -265,23 +280,3 @@ class RecommendationEvaluator:
                 "the same"
             )
         return every[0]
-
-
-def _check_dataset(dataset: Dataset, exclude_history: bool) -> None:
-    needed = {"prompt", "item"} | ({"history"} if exclude_history else set())
-    if missing := needed - set(dataset.column_names):
-        raise ValueError(
-            f"the data set has columns {dataset.column_names}, but evaluation needs {sorted(missing)} as well; "
-            "build it with `next_item_dataset`"
-        )
-    if not len(dataset):
-        raise ValueError("the data set has no row, so there is no user to evaluate")
-    if isinstance(dataset[0]["item"], list):
-        raise ValueError(
-            f"`item` of the first row is a list of {len(dataset[0]['item'])} ids, but a row to evaluate asks for "
-            "one item; build the data set with `next_item_dataset`"
-        )
-
-
-def _length(prompt: str | list[dict[str, str]]) -> int:
-    return len(prompt) if isinstance(prompt, str) else sum(len(message["content"]) for message in prompt)

@@ -119,12 +119,59 @@ def test_the_model_stays_in_training_mode(model, tokenizer, dataset, item_trie):
         (lambda data: data, {"k": (1, 50)}, "got num_beams=20 for k=.*use at least 50 beams"),
         (lambda data: data.map(lambda row: {"item": "zither"}), {}, "zither"),
         (lambda data: data, {"ranking": "full"}, "got ranking='full'; expected 'beam' or 'exact'"),
+        (lambda data: data, {"allow": ["zither"]}, "zither"),
+        (
+            lambda data: data,
+            {"ranking": "exact", "memory_budget_mib": 1.0},
+            "memory_budget_mib bounds beam search alone",
+        ),
         (lambda data: data, {"batch_size": 0}, "got batch_size=0; expected at least 1 user a batch"),
     ],
 )
 def test_refusals(dataset, item_trie, change, options, message):
     with pytest.raises(ValueError, match=message):
         RecommendationEvaluator(change(dataset), item_trie, **options)
+
+
+@pytest.mark.parametrize("ranking", ["beam", "exact"])
+@pytest.mark.parametrize("exclude_history", [False, True])
+def test_of_an_allow_list_only_its_items_are_ranked(model, tokenizer, dataset, item_trie, ranking, exclude_history):
+    """Without "e" the target "d" shares its place with nobody; with "b" gone everybody behind it moves up."""
+    allow = ["a", "c", "d", "f"]
+    evaluator = RecommendationEvaluator(
+        dataset, item_trie, k=(1,), ranking=ranking, num_beams=6, allow=allow, exclude_history=exclude_history
+    )
+    evaluator(model, tokenizer)
+    lists = [sorted(zip(row.tolist(), item_trie.item_ids, strict=True), reverse=True)
+             for row in rank_items(model, tokenizer, list(dataset["prompt"]), item_trie)]  # fmt: skip
+    for row, ranked, start, ties in zip(
+        dataset, lists, evaluator.last_ranks.starts, evaluator.last_ranks.ties, strict=True
+    ):
+        left = [item for _, item in ranked if item in allow and not (exclude_history and item in row["history"])]
+        assert (start, ties) == (left.index(row["item"]) + 1 if row["item"] in left else math.inf, 1)
+
+
+@pytest.mark.parametrize("options", [{"num_beams": 6}, {"ranking": "exact"}], ids=["beam", "exact"])
+def test_probabilities_among_continuations_rank_otherwise(model, tokenizer, dataset, item_trie, options):
+    """Of each the ranking equals that of the scores; the two differ for some user."""
+    found = []
+    for normalise in ("vocabulary", "continuations"):
+        evaluator = RecommendationEvaluator(dataset, item_trie, k=(1,), normalise=normalise, **options)
+        evaluator(model, tokenizer)
+        scores = rank_items(model, tokenizer, list(dataset["prompt"]), item_trie, normalise=normalise)
+        expected = ranks_by_scores(scores, list(dataset["item"]), item_trie)
+        assert list(zip(evaluator.last_ranks.starts, evaluator.last_ranks.ties, strict=True)) == expected
+        found.append(evaluator.last_ranks.starts.tolist())
+    assert found[0] != found[1]
+
+
+def test_a_memory_budget_changes_no_rank_and_is_refused_where_nothing_fits(model, tokenizer, dataset, item_trie):
+    evaluator = RecommendationEvaluator(dataset, item_trie, num_beams=10)
+    metrics = evaluator(model, tokenizer)
+    small = RecommendationEvaluator(dataset, item_trie, num_beams=10, memory_budget_mib=0.2)
+    assert small(model, tokenizer) == metrics
+    with pytest.raises(ValueError, match="more than memory_budget_mib=0.001"):
+        RecommendationEvaluator(dataset, item_trie, memory_budget_mib=0.001)(model, tokenizer)
 
 
 def test_where_sequences_score_the_same_the_order_is_that_of_the_trie(item_trie):
