@@ -171,7 +171,8 @@ class RecommendationEvaluator:
         Raises:
             `ValueError`: where `resume_dir` holds the ranks of another evaluation, or the processes differ in model,
                 tokenizer, data set, catalogue or settings.
-            `NotImplementedError`: for weights sharded by FSDP1 or ZeRO-3.
+            `NotImplementedError`: for weights sharded by FSDP1 or ZeRO-3, and by FSDP2 with
+                `normalise="continuations"`.
         """
         ranks = self._all_ranks(model, tokenizer, resume_dir)
         starts = np.array([ranks[row][0] for row in range(len(ranks))], dtype=np.float64)  # (U,)
@@ -187,6 +188,11 @@ class RecommendationEvaluator:
         """Ranks of every row: those on disk, this process's and the others'."""
         rank, processes = process_rank()
         sharded = has_sharded_weights(model)
+        if sharded and self.normalise == "continuations":
+            raise NotImplementedError(
+                "normalise='continuations' reads rows of the LM head, of which each process holds a part under FSDP2. "
+                "Use normalise='vocabulary', or evaluate the saved model."
+            )
         finished: Ranks = {}
         store = None
         if processes > 1 or resume_dir is not None:

@@ -43,7 +43,11 @@ def export(options: ExportOptions) -> dict[str, int]:
         prepared.item_trie.check_vocab_size(embeddings.num_embeddings)
         model.generation_config = _generation_config(prepared, options.num_beams)
         recommender = recommender_of(prepared, model, options.num_beams)
-        recommender.save_pretrained(output_dir)
+        if (Path(options.model) / "adapter_config.json").is_file():
+            model.generation_config.save_pretrained(output_dir)
+            recommender.save_items(output_dir)  # merging has saved the model
+        else:
+            recommender.save_pretrained(output_dir)
     settings = Path(options.model) / "settings.json"
     card = model_card(
         recommender,

@@ -71,6 +71,7 @@ def test_weights_sharded_by_fsdp2_are_ranked_by_all_processes_together(store, tw
     for seen in two[1]:
         assert seen["fsdp2"]["starts"] == expected["starts"]
         assert seen["fsdp2"]["metrics"] == expected["metrics"]
+        assert "normalise='continuations' reads rows of the LM head" in seen["fsdp2 refused"]
 
 
 def test_processes_that_differ_are_refused_on_each(two):

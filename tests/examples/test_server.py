@@ -148,6 +148,16 @@ def test_a_batch_of_requests_keeps_its_order(address, recommender):
         assert_same(result, expected(recommender, body))
 
 
+def test_where_nothing_is_left_the_list_is_empty(address):
+    asked = [
+        {"history": ["i1"], "allow": []},
+        {"history": ["i1"], "allow": ["i1"]},
+        {"history": ["i1"], "allow": ["i2"]},
+    ]
+    answers = ask_all(address, asked)
+    assert [[item["item"] for item in answer.json()["items"]] for answer in answers] == [[], [], ["i2"]]
+
+
 def test_a_user_is_known_by_id(address, recommender):
     answer = httpx.post(f"{address}/recommend", json={"user": "ann", "top_k": 3})
     assert_same(answer.json(), expected(recommender, {"history": ["i1", "i2"], "top_k": 3}))
