@@ -109,5 +109,5 @@ def test_several_tasks(run, tmp_path):
         assert f"{task}:\n" in output
     introductions = {row["prompt"].splitlines()[0] for row in variables["train_dataset"] if row["task"] == "next_item"}
     assert introductions == {"The user bought, in order:", "Mine:"}
-    assert set(variables["evaluator"].prompts[0].splitlines()[:1]) == {"The user bought, in order:"}
+    assert set(variables["evaluator"].questions.prompts[0].splitlines()[:1]) == {"The user bought, in order:"}
     assert "hit@10" in output.splitlines()[-1]
