@@ -11,7 +11,14 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch.nn import functional as F
-from transformers import EarlyStoppingCallback, EvalPrediction, Trainer, TrainingArguments, set_seed
+from transformers import (
+    EarlyStoppingCallback,
+    EvalPrediction,
+    Trainer,
+    TrainerCallback,
+    TrainingArguments,
+    set_seed,
+)
 from transformers.utils import logging
 
 from ..data.splits import LazyRows, NextItemExample, Splits, UserSequence
@@ -61,6 +68,7 @@ def train_sasrec(
     config: SASRecConfig | None = None,
     patience: int | None = 2,
     resume_from_checkpoint: str | bool | None = None,
+    callbacks: Sequence[TrainerCallback] = (),
 ) -> SASRecModel:
     """
     Train a [`SASRecModel`] on whole user sequences, each item after the first being a target.
@@ -78,10 +86,12 @@ def train_sasrec(
         splits ([`Splits`]): Its `train` and `validation` are used.
         item_ids (`list[str]`): All items that can be recommended, for example `catalog.item_ids`.
         args ([`transformers.TrainingArguments`]): See [`sasrec_training_arguments`]. `seed` also draws the first
-        weights. config ([`SASRecConfig`], *optional*): Sizes; its `item_ids` are replaced.
+            weights.
+        config ([`SASRecConfig`], *optional*): Sizes; its `item_ids` are replaced.
         patience (`int`, *optional*, defaults to `2`): Number of evaluations without a better `metric_for_best_model`
             after which training ends. `None` trains all epochs.
         resume_from_checkpoint (`str` or `bool`, *optional*): As in [`transformers.Trainer.train`].
+        callbacks (`list[transformers.TrainerCallback]`, *optional*): More of them for the trainer.
 
     Returns:
         [`SASRecModel`]: The best model where `args.load_best_model_at_end`, otherwise the last; in eval mode.
@@ -100,7 +110,7 @@ def train_sasrec(
         eval_dataset=_evaluation_rows(model, splits.validation),
         data_collator=collate_sequences,
         compute_metrics=_ranking_quality,
-        callbacks=None if patience is None else [EarlyStoppingCallback(patience)],
+        callbacks=[*([] if patience is None else [EarlyStoppingCallback(patience)]), *callbacks],
         optimizers=(_sampling_optimizer(model, args) if config.samples_items else None, None),
     )
     trainer.train(resume_from_checkpoint=resume_from_checkpoint)
