@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from ..rewards.sasrec import SASRecModel
+from ..rewards.sasrec_training import sasrec_optimizer
 from .baselines import teacher_arguments, teacher_config
 from .environment import default_device
 from .options import EvaluationOptions, ModelOptions, TeacherOptions, TrainingOptions
@@ -89,11 +90,11 @@ def _sasrec(prepared: PreparedData, teacher: TeacherOptions) -> float:
     config = teacher_config(teacher)
     config.item_ids = list(prepared.catalog.item_ids)
     model = SASRecModel(config).to(default_device())  # type: ignore[arg-type]
+    optimizer = sasrec_optimizer(model, args) or torch.optim.AdamW(model.parameters())
     sequences = prepared.splits.train
     length = max(1, round(sum(len(items) for _, items in sequences) / len(sequences)))
     shape = (args.per_device_train_batch_size, length)
     input_ids = torch.randint(1, len(prepared.catalog) + 1, shape, device=model.device)  # (B, S)
-    optimizer = torch.optim.AdamW(model.parameters())
 
     def step() -> None:
         model(input_ids, labels=input_ids - 1).loss.backward()

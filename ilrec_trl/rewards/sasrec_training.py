@@ -102,7 +102,12 @@ def train_sasrec(
     config = SASRecConfig() if config is None else config
     config.item_ids = list(item_ids)
     set_seed(args.seed)
-    model = SASRecModel(config)
+    model = SASRecModel(config).to(args.device)  # type: ignore[arg-type]
+    if config.samples_items:
+        logger.warning(
+            f"SASRec of {len(item_ids):,} items: each step draws {config.samples_items:,} of them as negatives for a "
+            "sampled softmax. `SASRecConfig(num_sampled_negatives=0)` computes it over all."
+        )
     trainer = _SASRecTrainer(
         model=model,
         args=args,
@@ -111,7 +116,7 @@ def train_sasrec(
         data_collator=collate_sequences,
         compute_metrics=_ranking_quality,
         callbacks=[*([] if patience is None else [EarlyStoppingCallback(patience)]), *callbacks],
-        optimizers=(_sampling_optimizer(model, args) if config.samples_items else None, None),
+        optimizers=(sasrec_optimizer(model, args), None),
     )
     trainer.train(resume_from_checkpoint=resume_from_checkpoint)
     return model.eval()
@@ -170,17 +175,15 @@ class _SASRecTrainer(Trainer):
         return super()._get_grad_norm(model, self._clip_grad_norm(model) if grad_norm is None else grad_norm)
 
 
-def _sampling_optimizer(model: Any, args: TrainingArguments) -> SparseRowsAdam:
+def sasrec_optimizer(model: Any, args: TrainingArguments) -> SparseRowsAdam | None:
+    """Optimizer for the sparse gradients of a [`SASRecModel`] on a sampled softmax; `None` where Trainer's will do."""
+    if not model.config.samples_items:
+        return None
     if args.weight_decay:
         raise ValueError(
             f"weight_decay={args.weight_decay} would touch every item at every step, which a sampled softmax avoids; "
             "set it to 0, or `SASRecConfig(num_sampled_negatives=0)`."
         )
-    logger.warning(
-        f"SASRec of {len(model.item_index):,} items: each step draws {model.config.samples_items:,} of them as "
-        "negatives for a sampled softmax. `SASRecConfig(num_sampled_negatives=0)` computes it over all."
-    )
-    model.to(args.device)
     matrices = [model.item_embedding.weight, *([] if model.output is None else [model.output.weight])]
     others = [parameter for parameter in model.parameters() if all(parameter is not matrix for matrix in matrices)]
     dense = torch.optim.AdamW(

@@ -28,9 +28,11 @@ class SparseRowsAdam(torch.optim.Optimizer):
         # The groups are shared with the parts, so that a schedule reaches them
         super().__init__([group for part in self.parts for group in part.param_groups], {})
 
-    def step(self, closure: Any = None) -> None:  # type: ignore[override]
+    def step(self, closure: Any = None) -> Any:
+        loss = None if closure is None else closure()
         for part in self.parts:
             part.step()
+        return loss
 
     def state_dict(self) -> dict[str, Any]:
         return {"parts": [part.state_dict() for part in self.parts]}

@@ -27,3 +27,8 @@ def test_stages(estimate):
 def test_more_epochs_take_longer(estimate):
     short, long = estimate(1)["SFT"] - STAGE_OVERHEAD, estimate(1000)["SFT"] - STAGE_OVERHEAD
     assert 0 < 50 * short < long  # 1000 times, were it not for noise in so short a measurement
+
+
+def test_sasrec_on_a_sampled_softmax(estimate, monkeypatch):
+    monkeypatch.setattr("ilrec_trl.rewards.sasrec_config.FULL_SOFTMAX_ITEMS", 1)
+    assert estimate(1)["SASRec"] > STAGE_OVERHEAD
