@@ -11,7 +11,6 @@ being a target with a history of its own. Weights are random: time does not depe
 
 import argparse
 import json
-import resource
 import subprocess
 import sys
 import time
@@ -124,16 +123,17 @@ def catalogue_case(num_items: int, num_users: int, rounds: int) -> dict[str, Any
     def step(histories: list[list[str]], nodes: torch.Tensor, rows: torch.Tensor) -> None:
         store.item_trie.token_rewards(reward(histories), nodes, store.vocab_size, rows=rows)
 
-    before = peak_mib()
     measure = seconds(step, store, [0])
     measure()
     times = [measure() for _ in range(rounds)]
     targets = sum(len(histories) for histories, _, _ in store.batches) / len(store.batches)
-    return {"targets": targets, "seconds": times, "before": before, "peak": peak_mib()}
+    return {"targets": targets, "seconds": times, "peak": peak_mib()}
 
 
 def peak_mib() -> float:
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10
+    """Peak memory of this process; `getrusage` would count the process that started it, too."""
+    (line,) = (line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM"))
+    return int(line.split()[1]) / 2**10
 
 
 def catalogue_rows(catalogues: list[int], num_users: int, rounds: int) -> list[dict[str, Any]]:

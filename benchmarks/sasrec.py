@@ -15,7 +15,6 @@ users.
 import argparse
 import gzip
 import json
-import resource
 import subprocess
 import sys
 import tempfile
@@ -31,6 +30,7 @@ import torch  # noqa: E402
 from transformers import TrainerCallback  # noqa: E402
 
 from benchmarks.measurements import compare, write_results  # noqa: E402
+from benchmarks.rewards import peak_mib  # noqa: E402
 from ilrec_trl import Interactions, SASRecConfig, generate_store, train_sasrec  # noqa: E402
 from ilrec_trl.data.splits import NextItemExample, Splits, UserSequence  # noqa: E402
 from ilrec_trl.rewards.sasrec_training import sasrec_training_arguments  # noqa: E402
@@ -130,7 +130,7 @@ def catalogue_case(num_items: int, num_sampled: int | None, steps: int) -> dict[
     clock = train(Splits(users, asked, []), item_ids, num_sampled, max_steps=steps, logging_strategy="no")
     warm = steps // 4  # the moments of Adam are made, and pages of memory touched first, in the first steps
     seconds = np.diff(clock.steps)[warm:].mean()
-    return {"seconds": float(seconds), "MiB": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10}
+    return {"seconds": float(seconds), "MiB": peak_mib()}
 
 
 def catalogue_rows(catalogues: list[tuple[int, int | None, int]]) -> list[dict[str, Any]]:
@@ -159,9 +159,10 @@ def load(folder: Path | None) -> tuple[str, Splits, list[str]]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, help="Folder with inter.json.gz.")
-    parser.add_argument("--epochs", type=int, default=8, help="Epochs of every system.")
+    parser.add_argument("--epochs", type=int, default=15, help="Epochs of ours.")
     parser.add_argument("--sampled", type=int, default=512, help="Negatives of the sampled softmax on the data.")
     parser.add_argument("--library-python", help="Python of an environment with RecTools.")
+    parser.add_argument("--library-epochs", type=int, default=8, help="Epochs of RecTools.")
     parser.add_argument("--library-dropout", type=float, default=0.2, help="Dropout of RecTools, by default its own.")
     parser.add_argument("--without-catalogues", action="store_true", help="Leave out the table up to a million items.")
     parser.add_argument("--quick", action="store_true", help="Small sizes, and no CSV.")
@@ -180,7 +181,9 @@ def main() -> None:
         f"{sampled} sampled": epochs_of_ours(splits, item_ids, sampled, epochs),
     }
     if arguments.library_python:
-        library, found = epochs_of_rectools(arguments.library_python, splits, epochs, arguments.library_dropout)
+        library, found = epochs_of_rectools(
+            arguments.library_python, splits, arguments.library_epochs, arguments.library_dropout
+        )
         systems[library] = found
     rows = quality_rows(name, systems, sum(len(items) - 1 for _, items in splits.train))
     if not arguments.without_catalogues:

@@ -78,9 +78,8 @@ def train_sasrec(
 
     Over 100,000 items (`SASRecConfig.num_sampled_negatives` says otherwise) the loss is a
     [`~rewards.sampled_softmax.sampled_softmax_loss`], and Adam updates the vectors of the items that took part alone,
-    [`~rewards.sparse_adam.SparseRowsAdam`]; validation ranks all items all the same. Memory is that of four times the
-    two item matrices at most, 4 KiB an item at a width of 128, and checkpoints are three quarters of that unless
-    `args.save_only_model`.
+    [`~rewards.sparse_adam.SparseRowsAdam`]; validation ranks all items all the same. The two vectors of an item and
+    their moments take 3 KiB at a width of 128, in memory and in a checkpoint, where `args.save_only_model` leaves 1.
 
     Args:
         splits ([`Splits`]): Its `train` and `validation` are used.
