@@ -98,14 +98,15 @@ def quality_rows(name: str, systems: dict[str, list[dict[str, float]]], num_targ
     """Time an epoch and best NDCG@10 of each system, and epochs and time to what the weakest of them reaches."""
     baseline, case = next(iter(systems)), f"{name}, {num_targets} targets an epoch"
     goal = min(max(epoch["ndcg@10"] for epoch in epochs) for epochs in systems.values())
+    common = min(map(len, systems.values()))  # epochs whose times are compared
     values: dict[tuple[str, str], dict[str, list[float]]] = {}
     for system, epochs in systems.items():
         reached = next(place for place, epoch in enumerate(epochs, 1) if epoch["ndcg@10"] >= goal)
         seconds = [epoch["seconds"] for epoch in epochs]
         best = max(range(len(epochs)), key=lambda place: epochs[place]["ndcg@10"])
         for metric, unit, measured in [
-            ("CPU time an epoch", "s", seconds),
-            ("training", "targets/s", [num_targets / value for value in seconds]),
+            ("CPU time an epoch", "s", seconds[:common]),
+            ("training", "targets/s", [num_targets / value for value in seconds[:common]]),
             ("best NDCG@10 on validation", "", [epochs[best]["ndcg@10"]]),
             ("epoch of the best", "epochs", [best + 1]),
             (f"epochs to NDCG@10 {goal:.4f}", "epochs", [reached]),

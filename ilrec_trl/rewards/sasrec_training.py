@@ -96,7 +96,8 @@ def train_sasrec(
         [`SASRecModel`]: The best model where `args.load_best_model_at_end`, otherwise the last; in eval mode.
 
     Raises:
-        ValueError: If `splits` mentions an item outside `item_ids`, or a sampled softmax meets weight decay.
+        ValueError: If `splits` mentions an item outside `item_ids`, or a sampled softmax meets weight decay or another
+            `args.optim` than Adam.
     """
     config = SASRecConfig() if config is None else config
     config.item_ids = list(item_ids)
@@ -182,6 +183,11 @@ def sasrec_optimizer(model: Any, args: TrainingArguments) -> SparseRowsAdam | No
         raise ValueError(
             f"weight_decay={args.weight_decay} would touch every item at every step, which a sampled softmax avoids; "
             "set it to 0, or `SASRecConfig(num_sampled_negatives=0)`."
+        )
+    if not args.optim.startswith("adamw_torch"):
+        raise ValueError(
+            f"optim={args.optim!r} was asked for, but a sampled softmax is trained by a sparse Adam; leave it "
+            "at the default, or set `SASRecConfig(num_sampled_negatives=0)`."
         )
     matrices = [model.item_embedding.weight, *([] if model.output is None else [model.output.weight])]
     others = [parameter for parameter in model.parameters() if all(parameter is not matrix for matrix in matrices)]

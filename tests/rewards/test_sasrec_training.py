@@ -4,6 +4,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from transformers import TrainerCallback
 
 from ilrec_trl.data.interactions import Interactions
 from ilrec_trl.data.splits import NextItemExample, Splits, UserSequence
@@ -104,15 +105,20 @@ class TestTrainSASRec:
         config = small_config()
         config.num_sampled_negatives = 3
         settings = arguments(tmp_path, num_train_epochs=1, max_grad_norm=0.0)
-        train_sasrec(cyclic_splits(), ITEMS, settings, config=config)
+        seen = []
+        callback = type("Watch", (TrainerCallback,), {"on_evaluate": lambda *_, metrics, **__: seen.append(metrics)})()
+        train_sasrec(cyclic_splits(), ITEMS, settings, config=config, callbacks=[callback])
+        assert len(seen) == 1
         state = json.loads(next(tmp_path.glob("checkpoint-*/trainer_state.json")).read_text())
         assert state["log_history"][0]["grad_norm"] > 0
 
-    def test_weight_decay_is_refused_where_items_are_sampled(self, tmp_path):
+    def test_what_sparse_gradients_cannot_do_is_refused_where_items_are_sampled(self, tmp_path):
         config = small_config()
         config.num_sampled_negatives = 3
         with pytest.raises(ValueError, match=r"weight_decay=0.1 would touch every item"):
             train_sasrec(cyclic_splits(), ITEMS, arguments(tmp_path, weight_decay=0.1), config=config)
+        with pytest.raises(ValueError, match=r"optim=.*adafactor.* was asked for"):
+            train_sasrec(cyclic_splits(), ITEMS, arguments(tmp_path, optim="adafactor"), config=config)
 
     def test_item_outside_the_catalogue_is_refused(self, tmp_path):
         with pytest.raises(ValueError, match=r"\['11'\] are unknown to this SASRec of 11 items"):
