@@ -7,8 +7,9 @@ Items are four tokens of 256 codes a level, drawn at random. Each trie is built 
 peak memory is its own, and saved; the steps are then measured in turn in one process on the loaded tries. A step asks
 for the continuations of 16 prompts x 20 beams, as a rectangle (what beam search uses) and as a mask over the
 vocabulary (what the logits processor uses); a step of the search is all of it, a small model included. A figure is the
-mean over the four levels. Continuations grow with the catalogue until every code is taken: 53 at most at the second
-level of ten thousand items, 256 of ten million. Writes results/trie.csv and results/trie.png.
+mean over the levels. Continuations grow with such a catalogue until every code is taken: 53 at most at the second
+level of ten thousand items, 256 of ten million. So the rectangle and the mask are also measured on full trees of ten
+children a node, of four levels (ten thousand items) to seven (ten million). Writes results/trie.csv and trie.png.
 """
 
 import argparse
@@ -35,6 +36,14 @@ SIZES_OF_THE_MODEL = {
     "num_attention_heads": 2,
 }
 SIZES = (10_000, 100_000, 1_000_000, 10_000_000)
+
+
+def full_tree(num_items: int) -> np.ndarray:
+    """Token ids `(I, D)`: the digits of 0 to I - 1, a power of ten; each level has tokens of its own."""
+    depth = len(str(num_items - 1))
+    numbers = np.arange(num_items, dtype=np.int32)
+    digits = [numbers // 10 ** (depth - 1 - level) % 10 + 10 * level for level in range(depth)]
+    return np.stack(digits, axis=1).astype(np.int32)
 
 
 def draw_tokens(num_items: int) -> np.ndarray:
@@ -90,17 +99,7 @@ def step_functions(num_items: int, folder: Path) -> dict:
     start = time.perf_counter()
     trie = ItemTrie.load(folder)
     load_time = time.perf_counter() - start
-    sequences = torch.from_numpy(draw_tokens(num_items)[:: max(num_items // (BATCH * BEAMS), 1)][: BATCH * BEAMS])
-    nodes = [trie.locate(sequences[:, :level].long()).view(BATCH, BEAMS) for level in range(LEVELS)]
-
-    def milliseconds(ask) -> float:
-        repeats = 10
-        start = time.perf_counter()
-        for _ in range(repeats):
-            for level in range(LEVELS):
-                ask(level)
-        return (time.perf_counter() - start) * 1000 / repeats / LEVELS
-
+    sequences = spread(draw_tokens(num_items))
     model = build_model(CODES * LEVELS, **SIZES_OF_THE_MODEL)
     prompts = sequences[: BATCH * 8].reshape(BATCH, 8 * LEVELS).long()
     mask = torch.ones_like(prompts)
@@ -113,9 +112,51 @@ def step_functions(num_items: int, folder: Path) -> dict:
     return {
         "load": lambda: load_time,
         "search": search,
-        "children": lambda: milliseconds(lambda level: trie.arrays.padded_children(nodes[level], level)),
-        "mask": lambda: milliseconds(lambda level: trie.allowed_mask(nodes[level].flatten(), CODES * LEVELS)),
+        **questions(trie, sequences),
     }
+
+
+def spread(tokens: np.ndarray):
+    """Tokens `(320, D)` of items from all over the catalogue."""
+    import torch
+
+    return torch.from_numpy(tokens[:: max(len(tokens) // (BATCH * BEAMS), 1)][: BATCH * BEAMS])
+
+
+def questions(trie, sequences) -> dict:
+    """Milliseconds of the rectangle and of the mask below the prefixes of `sequences`, a mean over the levels."""
+    nodes = [trie.locate(sequences[:, :level].long()).view(BATCH, BEAMS) for level in range(trie.depth)]
+    vocab_size = trie.arrays.max_token + 1
+
+    def milliseconds(ask) -> float:
+        repeats = 10
+        start = time.perf_counter()
+        for _ in range(repeats):
+            for level in range(trie.depth):
+                ask(level)
+        return (time.perf_counter() - start) * 1000 / repeats / trie.depth
+
+    return {
+        "children": lambda: milliseconds(lambda level: trie.arrays.padded_children(nodes[level], level)),
+        "mask": lambda: milliseconds(lambda level: trie.allowed_mask(nodes[level].flatten(), vocab_size)),
+    }
+
+
+def full_tree_rows(sizes: tuple[int, ...], rounds: int) -> list:
+    """The same questions at the same number of continuations, so that the size alone differs."""
+    from ilrec_trl import ItemTrie
+
+    asked = {}
+    for size in sizes:
+        tokens = full_tree(size)
+        asked[f"{size:,} items"] = questions(ItemTrie.from_arrays(range(size), tokens), spread(tokens))
+    rows = []
+    for name in ("children", "mask"):
+        functions = {size: functions[name] for size, functions in asked.items()}
+        in_turn(functions, 2)  # warm-up
+        case = f"{BATCH} prompts x {BEAMS} beams, 10 children a node"
+        rows += compare("trie", case, f"{name} a step", "ms", in_turn(functions, rounds), f"{sizes[0]:,} items")
+    return rows
 
 
 def plot(figures: dict[int, dict[str, float]], steps: dict[str, dict[int, list[float]]], path: Path) -> None:
@@ -162,6 +203,7 @@ def main(arguments: list[str] | None = None) -> None:
             metric = "time to load" if name == "load" else f"{name} a step"
             rows += compare("trie", f"{BATCH} prompts x {BEAMS} beams", metric, unit, values, f"{sizes[0]:,} items")
             steps[name] = dict(zip(sizes, values.values(), strict=True))
+    rows += full_tree_rows(sizes, options.rounds)
     for row in rows:
         print(f"{row['metric']:30} {row['system']:18} {row['p50']:>9} {row['unit']:4} {row.get('ratio', ''):>7}")  # noqa: T201
     if not options.quick:
