@@ -51,7 +51,9 @@ def _lines_before_break(path: Path) -> int:
     return lines
 
 
-def read_delimited(path: Path, delimiter: str, roles: Roles, names: list[str] | None = None) -> RawRows:
+def read_delimited(
+    path: Path, delimiter: str, roles: Roles, names: list[str] | None = None, encoding: str = "utf-8"
+) -> RawRows:
     """
     Read the columns that matter from a delimited file.
 
@@ -60,6 +62,7 @@ def read_delimited(path: Path, delimiter: str, roles: Roles, names: list[str] | 
         delimiter (`str`): Text between two fields. Fields may stand in quotation marks where it is a comma.
         roles (`Callable`): Chooses, from the names of all columns, the column of each role.
         names (`list[str]`, *optional*): Names of all columns; without them the first line holds them.
+        encoding (`"utf-8"` or `"latin-1"`, *optional*, defaults to `"utf-8"`): Of the file; the rows are UTF-8.
     """
     bad, header = BadRows(path.name, "line"), 0 if names else 1
     names = _header(path, delimiter) if names is None else names
@@ -72,7 +75,7 @@ def read_delimited(path: Path, delimiter: str, roles: Roles, names: list[str] | 
         return "skip"
 
     with open_bytes(path) as file:
-        lines = _CountedLines(file, delimiter.encode())
+        lines = _CountedLines(file, delimiter.encode(), encoding)
         try:
             table = pyarrow.csv.read_csv(
                 pa.PythonFile(lines, mode="r"),
@@ -128,8 +131,8 @@ class _CountedLines(io.RawIOBase):
     since the reader cannot report a line that it cannot decode.
     """
 
-    def __init__(self, file: BinaryIO, delimiter: bytes) -> None:
-        self._file, self._delimiter = file, delimiter
+    def __init__(self, file: BinaryIO, delimiter: bytes, encoding: str) -> None:
+        self._file, self._delimiter, self._encoding = file, delimiter, encoding
         self._character, self._colon, self._last = b"", b"", b"\n"
         self._ends = 0
         self.mended = False
@@ -152,6 +155,8 @@ class _CountedLines(io.RawIOBase):
         return self._one_byte_delimiters(self._utf8(b""), last=True)
 
     def _utf8(self, block: bytes) -> bytes:
+        if self._encoding == "latin-1":  # a character a byte, whatever the byte
+            return block.decode("latin-1").encode()
         whole = self._character + block
         try:
             end = codecs.utf_8_decode(whole, "strict", not block)[1]

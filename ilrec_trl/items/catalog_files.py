@@ -84,8 +84,8 @@ def read_titles(
         ValueError: For bad rows, with their number by kind and the first line numbers of each; a missing column; items
             without a title, by name; a file of another format.
     """
-    rows, encoding = _read(source, dict(columns or {}))
-    texts = {role: _texts(rows.table[role], encoding) for role in rows.table.column_names}
+    rows = _read(source, dict(columns or {}))
+    texts = {role: _texts(rows.table[role]) for role in rows.table.column_names}
     wanted = None if items is None else {str(item) for item in items}
     found = ItemTitles({}, {}, rows.bad)
     problems: dict[str, list[int]] = {}
@@ -134,7 +134,7 @@ class _Unreadable:
     problem: str
 
 
-def _texts(column: pa.ChunkedArray, encoding: str) -> list[str | None | _Unreadable]:
+def _texts(column: pa.ChunkedArray) -> list[str | None | _Unreadable]:
     """Values as text; whole numbers are written out."""
     import pyarrow.types as types
 
@@ -143,20 +143,20 @@ def _texts(column: pa.ChunkedArray, encoding: str) -> list[str | None | _Unreada
     if types.is_integer(kind):
         return [None if value is None else str(value) for value in values]
     if types.is_binary(kind) or types.is_large_binary(kind):
-        return [_decode(value, encoding) for value in values]
+        return [_decode(value) for value in values]
     wrong = _Unreadable("of a wrong type")
     return [value if isinstance(value, str | None) else wrong for value in values]
 
 
-def _decode(value: bytes | None, encoding: str) -> str | None | _Unreadable:
+def _decode(value: bytes | None) -> str | None | _Unreadable:
     try:
-        return None if value is None else value.decode(encoding)
+        return None if value is None else value.decode()
     except UnicodeDecodeError:
         return _Unreadable("not UTF-8")
 
 
-def _read(source: Any, columns: dict[str, str]) -> tuple[RawRows, str]:
-    """Rows with the columns `item`, `title` and, where there is one, `brand`, and the encoding of their text."""
+def _read(source: Any, columns: dict[str, str]) -> RawRows:
+    """Rows with the columns `item`, `title` and, where there is one, `brand`."""
     from ..data.json_rows import read_json_lines
     from ..data.table_rows import read_parquet, read_table
     from ..data.text_rows import read_delimited
@@ -165,23 +165,23 @@ def _read(source: Any, columns: dict[str, str]) -> tuple[RawRows, str]:
         return _roles(names, columns)
 
     if not isinstance(source, str | Path):
-        return read_table(source, roles), "utf-8"
+        return read_table(source, roles)
     path = Path(source)
     if not path.is_file():
         raise FileNotFoundError(f"There is no file {path}.")
     name = path.name.removesuffix(".gz")
     if name == "movies.dat":
-        return read_delimited(path, "::", roles, ["item", "title", "genres"]), "latin-1"
+        return read_delimited(path, "::", roles, ["item", "title", "genres"], "latin-1")
     if name == "u.item":
-        return read_delimited(path, "|", roles, ["item", "title", *map(str, range(22))]), "latin-1"
+        return read_delimited(path, "|", roles, ["item", "title", *map(str, range(22))], "latin-1")
     if name.endswith((".item", ".tsv")):
-        return read_delimited(path, "\t", roles), "utf-8"
+        return read_delimited(path, "\t", roles)
     if name.endswith(".csv"):
-        return read_delimited(path, ",", roles), "utf-8"
+        return read_delimited(path, ",", roles)
     if name.endswith((".jsonl", ".json")):
-        return read_json_lines(path, roles), "utf-8"
+        return read_json_lines(path, roles)
     if name.endswith(".parquet"):
-        return read_parquet([path], roles), "utf-8"
+        return read_parquet([path], roles)
     raise ValueError(
         f"{path} has no ending that is known: expected .jsonl, .json, .item, .csv, .tsv, .parquet or movies.dat."
     )

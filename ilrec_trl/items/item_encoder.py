@@ -42,7 +42,7 @@ class ItemEncoder:
     >>> items = {"1": {"title": "Red lute"}, "2": {"title": "Lute, blue"}, "3": {"title": "Drum"}}
     >>> encoder = ItemEncoder.fit_tfidf(items)
     >>> ids = build_semantic_ids(list(items), encoder.encode(items), levels=2, codebook_size=2)
-    >>> ids.codes[0, 0] == ids.codes[1, 0] != ids.codes[2, 0]
+    >>> bool(ids.codes[0, 0] == ids.codes[1, 0] != ids.codes[2, 0])
     True
 
     ```
