@@ -9,7 +9,7 @@ export TOKENIZERS_PARALLELISM := false
 export HF_HUB_DISABLE_TELEMETRY := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test suite lint types format page clean
+.PHONY: help demo test suite lint types format page versions clean
 
 help:  ## Show what each target does
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -21,6 +21,9 @@ test: $(VENV)/.installed-dev lint types suite  ## Create the environment, instal
 
 page: $(VENV)/.installed-dev  ## Write docs/compatibility.md from the rows of the compatibility tests
 	$(BIN)/python -m tests.compatibility.page
+
+versions:  ## Run the trainer's tests on the oldest and the newest supported versions, each in an environment of its own
+	$(PYTHON) tests/compatibility/versions.py '$(TORCH)'
 
 suite: $(VENV)/.installed-dev  ## Run the test suite
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --durations=15

@@ -1,8 +1,13 @@
 """Forms of data that the matrix trains on, and what to assert about some of them."""
 
-import pytest
+import json
 
-from .workbench import catalog, dataset, shared_tokenizer, users
+import pytest
+from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
+
+from ilrec_trl.trainer.data_collator import DataCollatorForItemCompletion
+
+from .workbench import catalog, dataset, shared_tokenizer, users, with_rewards
 
 
 def as_text(row):
@@ -21,6 +26,17 @@ def as_messages(row):
 def as_chat(row):
     prompt, completion = as_messages(row)["messages"]
     return {**row, "prompt": [prompt], "completion": [completion]}
+
+
+def as_tool_call(row):
+    """A conversation about a tool, which the chat template shows as a token a tool."""
+    tool = {"type": "function", "function": {"name": "find", "description": "", "parameters": {"type": "object"}}}
+    return {**as_messages(row), "tools": json.dumps([tool, tool])}
+
+
+def shows_the_tools(trainer):
+    two = trainer.processing_class.convert_tokens_to_ids(["<tool>"] * 2)
+    assert all(row["input_ids"][:2] == two for row in trainer.train_dataset)
 
 
 def as_sharegpt(row):
@@ -120,6 +136,32 @@ def evaluates_new_data(trainer):
     assert metrics["eval_ilrec/cpo_loss"] > 0
     metrics = trainer.evaluate({"seen": dataset(), "new": dataset()})
     assert {"eval_seen_loss", "eval_new_loss"} <= set(metrics)
+    with pytest.warns(FutureWarning, match="`return_outputs=True`"):
+        prediction = trainer.predict(trainer.train_dataset.select(range(4)))  # prepared rows, as with SFTTrainer
+    assert prediction.predictions.shape[::2] == (4, trainer.model.config.vocab_size)
+    assert prediction.metrics["test_loss"] > 0
     unknown = dataset(lambda row: {**row, "history": ["ghost"]})
     with pytest.raises(ValueError, match="eval row 0: the history holds 'ghost'"):
         trainer.evaluate(unknown)
+
+
+class OwnCollator(DataCollatorForItemCompletion):
+    """A user's collator for rows with a catalogue."""
+
+
+class OwnPlainCollator(DataCollatorForLanguageModeling):
+    """A user's collator that knows nothing of items."""
+
+
+def own_collator():
+    tokenizer = shared_tokenizer()
+    collator = OwnCollator(pad_token_id=tokenizer.pad_token_id, eos_token_id=tokenizer.eos_token_id)
+    return {"data_collator": collator, **with_rewards()}
+
+
+def own_plain_collator():
+    return {"data_collator": OwnPlainCollator(pad_token_id=shared_tokenizer().pad_token_id)}
+
+
+def collates_by_the_users_own(trainer):
+    assert type(trainer.data_collator) in (OwnCollator, OwnPlainCollator)

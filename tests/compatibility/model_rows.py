@@ -75,6 +75,7 @@ def rows():
         ("Cohere, logit scale", model("Cohere", logit_scale=0.25)),
         ("Granite, logit scaling", model("Granite", logits_scaling=4.0)),
         ("Olmo", model("Olmo")),
+        ("Lfm2, convolutions and attention", model("Lfm2", layer_types=["conv", "full_attention"])),
     ]
     experts = [
         ("GptOss", model("GptOss", num_local_experts=4, num_experts_per_tok=2)),
@@ -84,6 +85,14 @@ def rows():
     return [
         Row(AREA, "Llama, untied head", "Any decoder that holds its layers in one list is read by one rule."),
         *(Row(AREA, name, "", quick, make) for name, make in families),
+        Row(
+            AREA,
+            "FalconMamba",
+            "State-space layers.",
+            quick,
+            model("FalconMamba", state_size=4),
+            tolerance=1e-3,  # equal in the first step; after it Adam enlarges what float32 rounds
+        ),
         *(
             Row(
                 AREA,
@@ -97,8 +106,9 @@ def rows():
         ),
         Row(
             AREA,
-            "a model of one layer",
-            "There is no layer before the last to mine from.",
+            "a model of one layer with a catalogue",
+            "There is no layer before the last to mine from. Without `item_trie` it trains as with SFTTrainer, with "
+            "a warning.",
             arguments=shallow,
             refused=r"the model has 1 decoder layer\(s\); at least 2 are needed",
             remedy="Use a deeper model, or SFTTrainer.",

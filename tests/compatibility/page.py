@@ -1,13 +1,12 @@
 """The page of the matrix, written from the rows: `python -m tests.compatibility.page`."""
 
-import configparser
-from pathlib import Path
+import json
 
 from .fields import UNSET
 from .matrix import MATRIX
+from .versions import RESULTS, ROOT, requirements
 
 
-ROOT = Path(__file__).parents[2]
 PAGE = ROOT / "docs" / "compatibility.md"
 INTRODUCTION = """\
 # Compatibility
@@ -20,6 +19,13 @@ edit it, run `python -m tests.compatibility.page`.
 and weights equal), and with ILRec's terms (the loss falls, the metrics are finite and sensible), or checked by a test
 that the row names. **refused**: an error at construction. **GPU**: cannot run on a CPU; the script that the row names
 checks it on a GPU, and until you have run it, take it as not checked.
+"""
+VERSIONS = """\
+## Versions
+
+`make versions` runs the tests of the trainer and of this page on the oldest and on the newest supported versions, each
+in an environment of its own, on a CPU. Both take the torch of the Makefile. The newest has DeepSpeed too; what the
+oldest skips are its tests.
 """
 FIELDS = """\
 ## Fields of `SFTConfig` that no row sets
@@ -34,8 +40,7 @@ All other fields are set by at least one row.
 def write_page() -> str:
     """The page as Markdown."""
     areas = list(dict.fromkeys(row.area for row in MATRIX))
-    versions = f"Supported: {', '.join(f'`{version}`' for version in supported_versions())}.\n"
-    parts = [INTRODUCTION, versions]
+    parts = [INTRODUCTION, describe_versions()]
     for area in areas:
         lines = [describe(row) for row in MATRIX if row.area == area]
         parts.append("\n".join([f"## {area}", "", "| What | | Notes |", "| --- | --- | --- |", *lines, ""]))
@@ -43,11 +48,18 @@ def write_page() -> str:
     return "\n".join(parts)
 
 
-def supported_versions() -> list[str]:
-    setup = configparser.ConfigParser()
-    setup.read(ROOT / "setup.cfg", encoding="utf-8")
-    requirements = setup["options"]["install_requires"].split()
-    return [line for line in requirements if line.startswith(("trl", "transformers", "peft", "torch", "accelerate"))]
+def describe_versions() -> str:
+    """The supported ranges, and what `make versions` saw at their ends."""
+    seen = json.loads(RESULTS.read_text(encoding="utf-8"))
+    names = [name for name in seen["newest"]["versions"] if name in seen["oldest"]["versions"]]
+    names += [name for name in seen["newest"]["versions"] if name not in names]
+    ranges = {"python": ">=3.11", **requirements(), **requirements("quantization"), **requirements("deepspeed")}
+    rows = [[name, f"`{ranges[name]}`", *(seen[kind]["versions"].get(name, "") for kind in seen)] for name in names]
+    rows += [
+        [count, "", *(str(seen[kind][count]) for kind in seen)] for count in ("passed", "failed", "skipped", "date")
+    ]
+    lines = [f"| {' | '.join(row)} |" for row in [["", "supported", *seen], ["---"] * 4, *rows]]
+    return "\n".join([VERSIONS, *lines, ""])
 
 
 def describe(row) -> str:

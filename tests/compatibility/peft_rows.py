@@ -99,6 +99,7 @@ def rows():
             virtual,
             warns="`past_key_values` is deprecated",  # PEFT 0.21's name of what transformers 5.24 calls `cache`
         ),
+        adapter("p-tuning", "A prompt encoder.", adapted(peft.PromptEncoderConfig, num_virtual_tokens=4), virtual),
         adapter("an already wrapped PeftModel", "", wrapped),
         adapter(
             "modules_to_save", "Head and embedding trained whole.", lora(modules_to_save=["lm_head", "embed_tokens"])

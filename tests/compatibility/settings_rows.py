@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import torch
+from transformers import TrainerCallback
 
 from .peft_rows import saved_model
 from .rows import GPU_CHECK, Row
@@ -56,6 +57,19 @@ def own_optimizer():
     return {"model": model, "optimizers": (optimizer, torch.optim.lr_scheduler.ConstantLR(optimizer, 0.5, 2))}
 
 
+class StopsAtFour(TrainerCallback):
+    def on_log(self, args, state, control, logs, **kwargs):
+        self.metrics = set(logs)
+        control.should_training_stop = state.global_step == 4
+
+
+def was_stopped(trainer):
+    (callback,) = (own for own in trainer.callback_handler.callbacks if isinstance(own, StopsAtFour))
+    assert trainer.state.global_step == 4
+    assert "train_loss" in callback.metrics
+    assert any("ilrec/negatives" in log for log in trainer.state.log_history)
+
+
 def mean_loss(outputs, labels, num_items_in_batch=None):
     logits, labels = outputs.logits[:, :-1].flatten(0, 1), labels[:, 1:].flatten()
     loss = torch.nn.functional.cross_entropy(logits, labels, ignore_index=-100, reduction="sum")
@@ -93,6 +107,14 @@ def rows():
             "optimizer_cls_and_kwargs",
             "",
             arguments=lambda: {"optimizer_cls_and_kwargs": (torch.optim.RMSprop, {"lr": 0.01})},
+        ),
+        Row(
+            AREA,
+            "callbacks",
+            "They see ILRec's metrics, and can stop the run.",
+            {"max_steps": 8},
+            lambda: {"callbacks": [StopsAtFour()]},
+            check=was_stopped,
         ),
         Row(
             AREA,

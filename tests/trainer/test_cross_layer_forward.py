@@ -44,6 +44,9 @@ ARCHITECTURES = {
     "cohere-scaled": ("Cohere", {"logit_scale": 0.25}),
     "granite-scaled": ("Granite", {"logits_scaling": 4.0}),
     "olmo": ("Olmo", {}),
+    "cohere2-scaled": ("Cohere2", {"logit_scale": 0.25}),
+    "falcon-mamba": ("FalconMamba", {"state_size": 4}),
+    "lfm2": ("Lfm2", {"layer_types": ["conv", "full_attention", "conv"]}),
 }
 
 
