@@ -3,8 +3,8 @@
 import json
 
 import pytest
-from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
 
+from ilrec_trl.trainer._trl import DataCollatorForLanguageModeling
 from ilrec_trl.trainer.data_collator import DataCollatorForItemCompletion
 
 from .workbench import catalog, dataset, shared_tokenizer, users, with_rewards

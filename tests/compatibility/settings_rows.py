@@ -16,8 +16,8 @@ LIFE = [
     ("resume_from_checkpoint", "Bit-equal to a run that was not interrupted.", "test_resuming_is_bit_equal"),
     (
         "a kill while a checkpoint is saved",
-        "`resume_from_checkpoint=True` takes the last whole one.",
-        "test_a_kill_while_saving_leaves_the_last_whole_checkpoint",
+        "`resume_from_checkpoint=True` takes the last whole one, and the run goes on bit-equal.",
+        "test_a_killed_run_is_resumed_bit_equal",
     ),
     ("model card", "Tags, paper, settings, metrics.", "test_the_model_card_names_method_paper_and_settings"),
     ("push_to_hub", "", "test_push_to_hub"),

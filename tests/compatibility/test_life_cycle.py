@@ -1,7 +1,12 @@
 """Stopping, resuming, publishing: what happens to a run besides its steps."""
 
 import json
+import os
 import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -14,6 +19,7 @@ from ilrec_trl.trainer.ilrec_trainer import ILRecTrainer
 from .workbench import SETTINGS, make_model, make_trainer, with_rewards
 
 
+ROOT = Path(__file__).parents[2]
 SAVING = {"max_steps": 6, "save_strategy": "steps", "save_steps": 2}
 
 
@@ -74,6 +80,16 @@ def test_a_kill_while_saving_leaves_the_last_whole_checkpoint(damage, uninterrup
         (broken / "optimizer.pt").unlink()
     resumed = run(tmp_path, resume=True)
     assert_same_run(resumed, whole)
+
+
+def test_a_killed_run_is_resumed_bit_equal(uninterrupted, tmp_path):
+    command = [sys.executable, "-m", "tests.compatibility.killed_run", str(tmp_path)]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, timeout=300, check=False)
+    assert done.returncode == -signal.SIGKILL, done.stderr[-3000:]
+    assert (tmp_path / "checkpoint-4" / "model.safetensors").is_file()
+    resumed = run(tmp_path, resume=True)
+    assert_same_run(resumed, uninterrupted[1])
 
 
 def test_without_a_whole_checkpoint_resuming_is_refused(uninterrupted, tmp_path):

@@ -4,7 +4,7 @@ import torch
 from datasets import Dataset, Features, Image, List, Value
 from PIL import Image as Picture
 from transformers import (
-    CLIPImageProcessor,
+    CLIPImageProcessorPil,
     CLIPVisionConfig,
     LlavaConfig,
     LlavaForConditionalGeneration,
@@ -30,7 +30,7 @@ def make_processor():
     tokenizer.add_tokens([IMAGE])
     size = {"height": 16, "width": 16}
     return LlavaProcessor(
-        image_processor=CLIPImageProcessor(size={"shortest_edge": 16}, crop_size=size),
+        image_processor=CLIPImageProcessorPil(size={"shortest_edge": 16}, crop_size=size),
         tokenizer=tokenizer,
         patch_size=8,
         vision_feature_select_strategy="default",
