@@ -54,7 +54,9 @@ def run(packages: list[str], torch: str) -> dict[str, object]:
         pip = [python, "-m", "pip", "install", "--quiet"]
         # torch first and by its exact version, as in the Makefile
         subprocess.run([*pip, torch], check=True)
-        subprocess.run([*pip, *packages, "pillow", "pytest", "pyyaml"], check=True, env={**os.environ, "DS_BUILD_OPS": "0"})
+        subprocess.run(
+            [*pip, *packages, "pillow", "pytest", "pyyaml"], check=True, env={**os.environ, "DS_BUILD_OPS": "0"}
+        )
         ignored = [f"--ignore={path}" for path in NOT_RUN]
         command = [python, "-m", "pytest", "-q", *TESTS, *ignored, "-p", "no:cacheprovider", f"--junitxml={report}"]
         subprocess.run(
