@@ -54,14 +54,11 @@ def run(packages: list[str], torch: str) -> dict[str, object]:
         pip = [python, "-m", "pip", "install", "--quiet"]
         # torch first and by its exact version, as in the Makefile
         subprocess.run([*pip, torch], check=True)
-        subprocess.run(
-            [*pip, *packages, "pillow", "pytest", "pyyaml"], check=True, env={**os.environ, "DS_BUILD_OPS": "0"}
-        )
+        environment = {**os.environ, "DS_BUILD_OPS": "0", "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+        subprocess.run([*pip, *packages, "pillow", "pytest", "pyyaml"], env=environment, check=True)
         ignored = [f"--ignore={path}" for path in NOT_RUN]
         command = [python, "-m", "pytest", "-q", *TESTS, *ignored, "-p", "no:cacheprovider", f"--junitxml={report}"]
-        subprocess.run(
-            command, cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}, check=False
-        )
+        subprocess.run(command, cwd=ROOT, env=environment, check=False)
         counts = xml.etree.ElementTree.parse(report).getroot().find("testsuite").attrib
         listed = subprocess.run([*pip[:3], "list", "--format=json"], capture_output=True, check=True)
     installed = {package["name"].lower(): package["version"] for package in json.loads(listed.stdout)}
