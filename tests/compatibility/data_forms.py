@@ -29,13 +29,13 @@ def as_chat(row):
 
 
 def as_tool_call(row):
-    """A conversation about a tool, which the chat template shows as a token a tool."""
+    """A conversation about two tools, each of which the chat template shows as one token."""
     tool = {"type": "function", "function": {"name": "find", "description": "", "parameters": {"type": "object"}}}
     return {**as_messages(row), "tools": json.dumps([tool, tool])}
 
 
 def shows_the_tools(trainer):
-    two = trainer.processing_class.convert_tokens_to_ids(["<tool>"] * 2)
+    two = trainer.processing_class.convert_tokens_to_ids(["<end>"] * 2)
     assert all(row["input_ids"][:2] == two for row in trainer.train_dataset)
 
 

@@ -35,7 +35,7 @@ ZERO = {"cpo_beta": 0.0, "cpd_weight": 0.0, "crr_weight": 0.0}
 #: Sends the batch through ILRec's own forward, and adds nothing that could be seen.
 ALMOST_ZERO = {**ZERO, "cpd_weight": 1e-12}
 CHAT_TEMPLATE = (
-    "{% for tool in tools or [] %}<tool>{% endfor %}"
+    "{% for tool in tools or [] %}<end>{% endfor %}"
     "{% for m in messages %}{% if m['role'] == 'assistant' %}<assistant>{% generation %}{{ m['content'] }}<end>"
     "{% endgeneration %}{% else %}<{{ m['role'] }}>{{ m['content'] }}<end>{% endif %}{% endfor %}"
     "{% if add_generation_prompt %}<assistant>{% endif %}"
@@ -53,7 +53,7 @@ def catalog() -> ItemCatalog:
 
 def make_tokenizer():
     tokenizer = catalog().build_tokenizer()
-    tokenizer.add_tokens(["<user>", "<assistant>", "<end>", "<tool>"])
+    tokenizer.add_tokens(["<user>", "<assistant>", "<end>"])
     tokenizer.chat_template = CHAT_TEMPLATE
     return tokenizer
 
