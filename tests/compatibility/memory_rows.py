@@ -68,7 +68,7 @@ def rows():
         Row(
             AREA,
             "torch_compile",
-            "The backbone is one graph, the intermediate layers among its results. Here with the backend `eager`.",
+            "The intermediate layers are read inside the compiled backbone. Here with the backend `eager`.",
             {"torch_compile": True, "torch_compile_backend": "eager", "torch_compile_mode": "default"},
             warns=".*",  # the compiler's own, in TRL's fused head
             check=is_compiled,

@@ -9,6 +9,7 @@ from torch import nn
 
 from ilrec_trl.trainer.cross_layer_forward import add_cross_layer_forward
 from ilrec_trl.trainer.model_parts import find_model_parts, resolve_intermediate_layers
+from tests.compatibility.vision_rows import make_llava
 
 
 COMMON = {
@@ -123,6 +124,30 @@ def test_middle_layers_are_normed_once(name):
         del layers[2]
         middle = cut(input_ids=input_ids).logits[:, :-1][mask]
     torch.testing.assert_close(output.logged["layer_logits"][:, 1], middle.float())
+
+
+@pytest.mark.filterwarnings("ignore")  # the compiler's own
+def test_compiled_code_reads_the_layers_of_each_pass():
+    model = build("llama").train()
+    add_cross_layer_forward(model, [0, 1])
+    compiled = torch.compile(model, backend="eager")
+    input_ids, labels, mask = inputs()
+    layers = []
+    for ids in (input_ids, input_ids.flip(1), input_ids):
+        output, expected = (run(either, ids, labels, mask) for either in (compiled, model))
+        layers.append(output.logged["layer_logits"])
+        torch.testing.assert_close(layers[-1], expected.logged["layer_logits"])
+        torch.testing.assert_close(output.log_probs, expected.log_probs)
+    assert not torch.allclose(layers[0], layers[1])
+    gradients = [torch.autograd.grad(out.terms.sum(), model.parameters()) for out in (output, expected)]
+    torch.testing.assert_close(*gradients)
+
+
+def test_a_vision_encoder_of_as_many_layers_is_not_taken_for_the_text_decoder():
+    model = make_llava().eval()
+    layers = find_model_parts(model).layers
+    assert {type(layer).__name__ for layer in layers} == {"LlamaDecoderLayer"}
+    assert len(layers) == model.config.vision_config.num_hidden_layers
 
 
 def test_other_calls_go_on_unchanged():
