@@ -96,6 +96,7 @@ def report(folder: Path, command: str) -> None:
     ranks = [teacher_ranks(sasrec, prepared.splits.test, teacher_settings(sasrec, options, 0))]
     for name, method in NAMES.items():
         settings = validation(folder / f"{name}_sft")
+        settings["item_format"] = "titles" if name == "titles" else "semantic_ids"
         if name in BUILD:
             settings |= json.loads((folder / f"{name}_ids" / "semantic_ids.json").read_text())["figures"]["settings"]
         ranks.append(read_ranks(folder / f"{name}_test" / "ranks.parquet", method, settings))
