@@ -5,10 +5,12 @@ Constrained beam search against the ways that are in use, on one processor:
 
 Ours, `generate` with `prefix_allowed_tokens_fn`, `generate` with a dictionary of prefixes as other projects have it,
 and two searches without any constraint: `generate`, and ours without the trie. Same model (random weights), prompts
-and beams; measured in turn. Writes results/decoding.csv and results/decoding.png.
+and beams; measured in turn. Writes results/decoding.csv and results/decoding.png. With `--compile` ours is measured
+beside itself with a compiled model, and results/decoding_compiled.csv is written.
 """
 
 import argparse
+import copy
 import sys
 import time
 from collections import defaultdict
@@ -146,6 +148,22 @@ def build_systems(model, prompts, sequences, num_beams: int) -> dict:
     }
 
 
+def measure_compiled(model, prompts, trie: ItemTrie, num_beams: int, case: str, rounds: int) -> list[dict]:
+    """Ours, and ours with the model's forward compiled for any shape; the first call compiles and is left out."""
+    compiled = copy.deepcopy(model)
+    compiled.forward = torch.compile(compiled.forward, dynamic=True)
+    models = {"ours": model, "ours, model compiled": compiled}
+    systems = {
+        name: lambda each=each: constrained_beam_search(each, *prompts, trie, num_beams=num_beams)
+        for name, each in models.items()
+    }
+    first = {name: [seconds(function)] for name, function in systems.items()}
+    values = in_turn({name: lambda function=f: seconds(function) for name, f in systems.items()}, 5 * rounds)
+    assert torch.equal(*(function()[0] for function in systems.values())), "the searches find other items"
+    rows = compare("decoding_compiled", case, "first batch", "s", first, "")
+    return rows + compare("decoding_compiled", case, "time a batch", "s", values, "ours")
+
+
 def check_equal(systems: dict, trie: ItemTrie) -> None:
     """What is compared must be the same search: scores of all constrained systems agree, and so do the items."""
     leaves, scores = systems["ours"]()
@@ -195,7 +213,7 @@ def measure_memory(model, prompts, trie: ItemTrie, num_beams: int, case: str) ->
 
 def show(rows: list[dict]) -> None:
     for row in rows:
-        ratio = f"{row['ratio']:>8} x {row['baseline']}"
+        ratio = f"{row['ratio']:>8} x {row['baseline']}" if row.get("ratio") else ""
         print(f"{row['case'][:14]:14} {row['system']:36} {row['p50']:>9} {row['unit']:3} {ratio}")  # noqa: T201
 
 
@@ -219,7 +237,7 @@ def plot(rows: list[dict], path: Path) -> None:
         axis.bar_label(bars, [f" {row['ratio']}x" for row in own])
         axis.set(title=case, xlabel="seconds a batch (median, p20 to p80); share of prefix_allowed_tokens_fn")
         axis.margins(x=0.15)
-    figure.savefig(path, dpi=120)
+    figure.savefig(path, dpi=120, bbox_inches="tight")
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -230,6 +248,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--prompt_tokens", type=int, default=160)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--compile", action="store_true", help="only ours, with and without a compiled model")
     parser.add_argument("--quick", action="store_true", help="small sizes, to try the script; writes nothing")
     options = parser.parse_args(arguments)
     if options.quick:
@@ -246,6 +265,9 @@ def main(arguments: list[str] | None = None) -> None:
             f"{options.prompt_tokens} tokens, {options.beams} beams"
         )
         trie = ItemTrie.from_sequences(sequences)
+        if options.compile:
+            rows += measure_compiled(model, prompts, trie, options.beams, case, options.rounds)
+            continue
         cases[case] = build_systems(model, prompts, sequences, options.beams), trie
         # Before anything else has left memory behind that a search could do with.
         rows += measure_memory(model, prompts, trie, options.beams, case)
@@ -253,7 +275,8 @@ def main(arguments: list[str] | None = None) -> None:
         rows += measure(systems, trie, case, options.rounds)
     show(rows)
     if not options.quick:
-        print(write_results("decoding", rows))  # noqa: T201
+        print(write_results("decoding_compiled" if options.compile else "decoding", rows))  # noqa: T201
+    if not (options.quick or options.compile):
         plot([row for row in rows if row["baseline"] == SLOWEST], RESULTS / "decoding.png")
 
 
