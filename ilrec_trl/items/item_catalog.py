@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 from .catalog_changes import with_distinct_titles, with_items, with_short_titles, without_items
 from .catalog_files import read_lc_rec
 from .completion_tokens import check_semantic_ids, completion_tokens
-from .titles import clean_title
+from .titles import clean_title, refuse_special_tokens
 
 
 if TYPE_CHECKING:
@@ -208,8 +208,8 @@ class ItemCatalog:
                 Longer titles are refused: no model learns to recite them, and beam search takes a step a token.
 
         Raises:
-            ValueError: where a semantic ID's token is not one entry of the tokenizer, a title is too long, or a token
-                would stand across the border of prompt and item; names the items.
+            ValueError: where a semantic ID's token is not one entry of the tokenizer, a title is too long or holds a
+                special token, or a token would stand across the border of prompt and item; names the items.
         """
         if prompt is None:
             prompt = "\n" if self.kind == "titles" else ""
@@ -217,6 +217,8 @@ class ItemCatalog:
         named = dict(zip(self.item_ids, sequences, strict=True))
         if self.kind == "semantic_ids":
             check_semantic_ids(tokenizer, named, self.semantic_ids or [])
+        if self.kind == "titles":
+            refuse_special_tokens(tokenizer, dict(zip(self.item_ids, self.texts, strict=True)), named)
         long = [item_id for item_id, tokens in named.items() if len(tokens) > max_title_tokens]
         if long and self.kind == "titles":
             raise ValueError(

@@ -8,7 +8,11 @@ import unicodedata
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from html.entities import html5
+from typing import TYPE_CHECKING
 
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 _ESCAPED_AMPERSAND = re.compile("&(?:amp;)+", re.IGNORECASE)
 # With its semicolon alone: without it "Sound&notes" would become "Sound¬es"
@@ -151,3 +155,21 @@ def _cut(
     candidates = [" ".join(words[:kept]) + ending for kept in range(1, min(len(words), max_tokens + 1))]
     fitting = [text for text, length in zip(candidates, count_tokens(candidates), strict=True) if length <= max_tokens]
     return fitting[-1] if fitting else None
+
+
+def refuse_special_tokens(
+    tokenizer: PreTrainedTokenizerBase, titles: Mapping[str, str], sequences: Mapping[str, Sequence[int]]
+) -> None:
+    """Refuse titles with words that the tokenizer reads as its special tokens, such as the end of the sequence."""
+    special = set(tokenizer.all_special_ids)
+    unknown = {tokenizer.unk_token_id}  # a character that the tokenizer lacks is no such word
+    found = [
+        item_id
+        for item_id, tokens in sequences.items()
+        if special.intersection(tokens) - (unknown if str(tokenizer.unk_token) not in titles[item_id] else set())
+    ]
+    if found:
+        raise ValueError(
+            f"The titles of {len(found)} items hold special tokens of the tokenizer: {found[:5]}, the first is "
+            f"{titles[found[0]]!r}. Write them otherwise, or leave the items out."
+        )

@@ -138,7 +138,19 @@ def test_titles_that_are_no_text_are_refused_by_name():
         ItemCatalog.from_titles({1: "Pen", "1": "Ink"})
 
 
-texts = st.text(st.characters(codec="utf-8"), max_size=20).map(clean_title).filter(bool)
+def test_titles_that_hold_special_tokens_are_refused_by_name():
+    catalog = ItemCatalog.from_titles({"pen": "Pen", "end": "The <eos>", "odd": "<unk> known", "None": "None"})
+    with pytest.raises(
+        ValueError, match=r"titles of 2 items hold special tokens .*: \['end', 'odd'\], the first is 'The <eos>'"
+    ):
+        catalog.trie(catalog.build_tokenizer(vocab_size=300))
+
+
+def holds_no_special_token(title):
+    return not any(token in title for token in ("<pad>", "<eos>", "<unk>"))
+
+
+texts = st.text(st.characters(codec="utf-8"), max_size=20).map(clean_title).filter(bool).filter(holds_no_special_token)
 
 
 @settings(max_examples=50, deadline=None)
