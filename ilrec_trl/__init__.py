@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from .items.item_trie import ItemTrie
     from .items.merge_adapter import merge_adapter
     from .items.semantic_ids import SemanticIds, build_semantic_ids
+    from .rewards.combined_rewards import CrossFittedReward, EnsembleReward
     from .rewards.rewards import RewardFunc, SASRecReward, ScoreMatrixReward
     from .rewards.sasrec import SASRecModel
     from .rewards.sasrec_config import SASRecConfig
@@ -40,7 +41,9 @@ if TYPE_CHECKING:
     from .trainer.ilrec_trainer import ILRecTrainer
 
 __all__ = [
+    "CrossFittedReward",
     "DataCollatorForItemCompletion",
+    "EnsembleReward",
     "ILRecConfig",
     "ILRecTrainer",
     "Interactions",
@@ -75,7 +78,9 @@ __all__ = [
 ]
 
 _MODULES = {
+    "CrossFittedReward": ".rewards.combined_rewards",
     "DataCollatorForItemCompletion": ".trainer.data_collator",
+    "EnsembleReward": ".rewards.combined_rewards",
     "ILRecConfig": ".trainer.ilrec_config",
     "ILRecTrainer": ".trainer.ilrec_trainer",
     "Interactions": ".data.interactions",

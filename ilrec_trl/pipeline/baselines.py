@@ -14,33 +14,62 @@ from transformers import TrainingArguments
 
 from ..data.splits import NextItemExample, UserSequence
 from ..report.results import MethodRanks
+from ..rewards.rewards import RewardFunc, SASRecReward
 from ..rewards.sasrec import SASRecConfig, SASRecModel
+from ..rewards.sasrec_group import GROUP_FILE, SASRecGroup, check_group, train_sasrec_group
 from ..rewards.sasrec_training import evaluate_sasrec, sasrec_training_arguments, train_sasrec
-from .options import TeacherOptions
+from .options import InputError, TeacherOptions
 from .prepare import PreparedData, input_errors
 
 
-def train_teacher(prepared: PreparedData, options: TeacherOptions, output_dir: str | Path, seed: int) -> SASRecModel:
-    """Train SASRec on the training sequences and save it, or load the one that `options.sasrec` names."""
+def train_teacher(
+    prepared: PreparedData, options: TeacherOptions, output_dir: str | Path, seed: int
+) -> SASRecModel | SASRecGroup:
+    """
+    Train SASRec on the training sequences and save it, or load the one that `options.sasrec` names. With folds or an
+    ensemble there are several; what was finished in `output_dir` by the same settings is not trained again.
+    """
+    several = options.sasrec_folds is not None or options.sasrec_ensemble is not None
     if options.sasrec is not None:
-        with input_errors():
-            model = SASRecModel.from_pretrained(options.sasrec)
-            if unknown := set(prepared.catalog.item_ids) - set(model.config.item_ids):
-                raise ValueError(f"{options.sasrec} does not know item {min(unknown)!r}; train SASRec on this data")
-        return model.eval()
+        if several:
+            raise InputError("--sasrec names trained ones; leave out --sasrec_folds and --sasrec_ensemble")
+        return _load_teacher(options.sasrec, prepared)
     # Validation items that are trained on can choose no epoch.
     whole = prepared.options.train_on_validation
     fixed = {"eval_strategy": "no", "save_strategy": "no", "load_best_model_at_end": False} if whole else {}
     args = teacher_arguments(options, Path(output_dir) / "checkpoints", seed, **fixed)
-    model = train_sasrec(
-        prepared.splits,
-        prepared.catalog.item_ids,
-        args,
-        config=teacher_config(options),
-        patience=None if whole else 2,
-    )
+    data = prepared.splits, prepared.catalog.item_ids, args
+    settings: dict[str, Any] = {"config": teacher_config(options), "patience": None if whole else 2}
+    if several:
+        members = 1 if options.sasrec_ensemble is None else options.sasrec_ensemble
+        with input_errors():
+            check_group(prepared.splits, members, options.sasrec_folds)
+        return train_sasrec_group(*data, output_dir, members=members, folds=options.sasrec_folds, **settings)
+    model = train_sasrec(*data, **settings)
     model.save_pretrained(output_dir)
+    (Path(output_dir) / GROUP_FILE).unlink(missing_ok=True)
     return model
+
+
+def _load_teacher(folder: str, prepared: PreparedData) -> SASRecModel | SASRecGroup:
+    with input_errors():
+        group = (Path(folder) / GROUP_FILE).is_file()
+        teacher = SASRecGroup.load(folder) if group else SASRecModel.from_pretrained(folder).eval()
+        if unknown := set(prepared.catalog.item_ids) - set(teacher.config.item_ids or ()):
+            raise ValueError(f"{folder} does not know item {min(unknown)!r}; train SASRec on this data")
+    return teacher
+
+
+def teacher_reward(
+    teacher: SASRecModel | SASRecGroup,
+    prepared: PreparedData,
+    options: TeacherOptions,
+    device: torch.device | None = None,
+) -> RewardFunc:
+    """The scores that SASRec gives in training."""
+    if isinstance(teacher, SASRecGroup):
+        return teacher.reward_func(prepared.item_trie, options.reward_temperature, device)
+    return SASRecReward(teacher, prepared.item_trie, options.reward_temperature, device)
 
 
 def teacher_config(options: TeacherOptions) -> SASRecConfig:
@@ -65,10 +94,12 @@ def teacher_arguments(options: TeacherOptions, output_dir: str | Path, seed: int
     return sasrec_training_arguments(output_dir, **changes, **fixed, seed=seed, dataloader_pin_memory=pin_memory)
 
 
-def teacher_settings(model: SASRecModel, options: TeacherOptions, seed: int) -> dict[str, Any]:
+def teacher_settings(model: SASRecModel | SASRecGroup, options: TeacherOptions, seed: int) -> dict[str, Any]:
     """What the report says about SASRec."""
     sizes = ("hidden_size", "num_hidden_layers", "num_attention_heads", "max_position_embeddings", "dropout")
     settings: dict[str, Any] = {name: getattr(model.config, name) for name in sizes}
+    if isinstance(model, SASRecGroup):
+        settings |= {"folds": model.num_folds, "ensemble": model.num_members}
     if options.sasrec is not None:
         return settings | {"loaded_from": options.sasrec}
     args = teacher_arguments(options, "unused", seed)
@@ -77,10 +108,14 @@ def teacher_settings(model: SASRecModel, options: TeacherOptions, seed: int) -> 
 
 
 def teacher_ranks(
-    model: SASRecModel, examples: Sequence[NextItemExample], settings: dict[str, Any], exclude_history: bool = False
+    model: SASRecModel | SASRecGroup,
+    examples: Sequence[NextItemExample],
+    settings: dict[str, Any],
+    exclude_history: bool = False,
 ) -> MethodRanks:
-    """Ranks of SASRec over all items."""
-    ranks = evaluate_sasrec(model, examples, exclude_history=exclude_history).astype(np.float64)
+    """Ranks of SASRec over all items; of several, by their mean probability."""
+    models = model.models if isinstance(model, SASRecGroup) else [model]
+    ranks = evaluate_sasrec(models, examples, exclude_history=exclude_history).astype(np.float64)
     users = [example.user for example in examples]
     return MethodRanks("SASRec", users, ranks, np.ones(len(users), dtype=np.int64), settings=settings)
 

@@ -102,7 +102,10 @@ def _sasrec(prepared: PreparedData, teacher: TeacherOptions) -> float:
         optimizer.zero_grad()
 
     steps = math.ceil(len(sequences) / args.per_device_train_batch_size) * args.num_train_epochs
-    return STAGE_OVERHEAD + SASREC_SHARE * steps * (_time(step) + STEP_OVERHEAD)
+    folds, members = teacher.sasrec_folds or 1, teacher.sasrec_ensemble or 1
+    # Each of a member's folds is left out once
+    trainings = members * max(1, folds - 1)
+    return members * folds * STAGE_OVERHEAD + trainings * SASREC_SHARE * steps * (_time(step) + STEP_OVERHEAD)
 
 
 def _time(action: Callable[[], object], repeats: int = 3) -> float:

@@ -159,6 +159,16 @@ class TeacherOptions:
         default=None, metadata={"help": "Its epochs at most; the best on validation counts. None: 14."}
     )
     sasrec_batch_size: int | None = field(default=None, metadata={"help": "Users a batch of SASRec. None: 64."})
+    sasrec_folds: int | None = field(
+        default=None,
+        metadata={
+            "help": "Cross-fitting: so many SASRecs, each trained without one fold of the users, whom it then scores."
+        },
+    )
+    sasrec_ensemble: int | None = field(
+        default=None,
+        metadata={"help": "So many SASRecs, or cross-fitted sets of them, whose mean probability counts."},
+    )
     reward_temperature: float = field(default=1.0, metadata={"help": "Temperature of SASRec's probabilities."})
 
 

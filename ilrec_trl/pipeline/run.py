@@ -14,8 +14,7 @@ from typing import TYPE_CHECKING, Any
 from ..report.console import metrics_table, seconds_table, show
 from ..report.markdown import ExampleList, render_report, verdict
 from ..report.results import MethodRanks, compare_methods, summarise_methods, write_ranks, write_results
-from ..rewards.rewards import SASRecReward
-from .baselines import popularity_ranks, teacher_ranks, teacher_settings, train_teacher
+from .baselines import popularity_ranks, teacher_ranks, teacher_reward, teacher_settings, train_teacher
 from .environment import device, revision, versions
 from .estimate import estimate_seconds
 from .evaluate import load_model, model_ranks
@@ -28,6 +27,7 @@ from .train import METHODS, build_model, sample, train_method
 
 if TYPE_CHECKING:
     from ..rewards.sasrec import SASRecModel
+    from ..rewards.sasrec_group import SASRecGroup
 
 PAIRS = [("ILRec", "SFT"), ("ILRec", "SASRec"), ("SFT", "SASRec"), ("SASRec", "popularity")]
 
@@ -104,13 +104,15 @@ class Run:
             )
         show(seconds_table("Estimated time", estimate))
 
-    def _train(self, method: str, prepared: PreparedData, teacher: SASRecModel, seed: int) -> dict[str, Any]:
+    def _train(
+        self, method: str, prepared: PreparedData, teacher: SASRecModel | SASRecGroup, seed: int
+    ) -> dict[str, Any]:
         """Train one method and save its model and log; returns its settings."""
         with self._stage(f"train {METHODS[method]}"):
             model = build_model(prepared, self.model, seed)
             reward = None
             if method == "ilrec" and self.training.crr_weight != 0:
-                reward = SASRecReward(teacher, prepared.item_trie, self.teacher.reward_temperature, model.device)
+                reward = teacher_reward(teacher, prepared, self.teacher, model.device)
             folder = self._model_folder(method, seed)
             trained = train_method(
                 method, prepared, model, self.training, self.evaluation, folder, seed=seed, reward_func=reward
@@ -119,7 +121,10 @@ class Run:
         return trained.settings
 
     def _evaluate(
-        self, prepared: PreparedData, teacher: SASRecModel, settings: dict[tuple[str, int], dict[str, Any]]
+        self,
+        prepared: PreparedData,
+        teacher: SASRecModel | SASRecGroup,
+        settings: dict[tuple[str, int], dict[str, Any]],
     ) -> list[MethodRanks]:
         test, exclude = prepared.splits.test, self.evaluation.exclude_history
         with self._stage("evaluate baselines"):

@@ -6,8 +6,7 @@ from pathlib import Path
 
 from ..report.console import metrics_table, show
 from ..report.results import summarise_methods, write_results
-from ..rewards.rewards import SASRecReward
-from .baselines import teacher_ranks, teacher_settings, train_teacher
+from .baselines import teacher_ranks, teacher_reward, teacher_settings, train_teacher
 from .options import EvaluationOptions, InputError, ModelOptions, StageOptions, TeacherOptions, TrainingOptions
 from .prepare import PreparedData
 from .train import METHODS, build_model, train_method
@@ -46,7 +45,7 @@ def train_stage(
     reward = None
     if uses_rewards:
         sasrec = train_teacher(prepared, teacher, stage.output_dir, stage.seed)
-        reward = SASRecReward(sasrec, prepared.item_trie, teacher.reward_temperature, model.device)
+        reward = teacher_reward(sasrec, prepared, teacher, model.device)
     trained = train_method(
         method, prepared, model, training, evaluation, stage.output_dir, seed=stage.seed, reward_func=reward
     )

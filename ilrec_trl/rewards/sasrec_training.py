@@ -124,13 +124,17 @@ def train_sasrec(
 
 @torch.no_grad()
 def evaluate_sasrec(
-    model: SASRecModel, examples: Sequence[NextItemExample], batch_size: int = 512, exclude_history: bool = False
+    model: SASRecModel | Sequence[SASRecModel],
+    examples: Sequence[NextItemExample],
+    batch_size: int = 512,
+    exclude_history: bool = False,
 ) -> np.ndarray:
     """
     Rank the target of every example among all items.
 
     Args:
-        model ([`SASRecModel`]): Trained model.
+        model ([`SASRecModel`] or `list` of them): Trained model. Several, of the same items in the same order, rank by
+            the mean of their probabilities.
         examples (`list[NextItemExample]`): For example `splits.test`; none is left out.
         batch_size (`int`, *optional*, defaults to `512`): Number of examples in one forward pass.
         exclude_history (`bool`, *optional*, defaults to `False`): Rank the items of a user's history last, a target
@@ -143,15 +147,19 @@ def evaluate_sasrec(
     Raises:
         ValueError: For an empty history or an unknown item.
     """
-    rows = _evaluation_rows(model, examples)
+    models = [model] if isinstance(model, SASRecModel) else list(model)
+    first = models[0]
+    rows = _evaluation_rows(first, examples)
     ranks = np.empty(len(rows), dtype=np.int64)
-    training = model.training
-    model.eval()
-    for chosen in length_batches([len(row["input_ids"]) for row in rows], batch_size, model.device):
-        seen = [model.indices(examples[row].history) for row in chosen] if exclude_history else None
+    training = [each.training for each in models]
+    for each in models:
+        each.eval()
+    for chosen in length_batches([len(row["input_ids"]) for row in rows], batch_size, first.device):
+        seen = [first.indices(examples[row].history) for row in chosen] if exclude_history else None
         batch = collate_sequences([rows[row] for row in chosen])
-        ranks[chosen] = _rank_targets(model, batch["input_ids"], batch["labels"], seen)[0].cpu().numpy()
-    model.train(training)
+        ranks[chosen] = _rank_targets(models, batch["input_ids"], batch["labels"], seen)[0].cpu().numpy()
+    for each, was_training in zip(models, training, strict=True):
+        each.train(was_training)
     return ranks
 
 
@@ -163,7 +171,7 @@ class _SASRecTrainer(Trainer):
     def prediction_step(
         self, model: Any, inputs: dict[str, torch.Tensor], prediction_loss_only: bool, ignore_keys: Any = None
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        ranks, losses = _rank_targets(self.model, inputs["input_ids"], inputs["labels"])
+        ranks, losses = _rank_targets([self.model], inputs["input_ids"], inputs["labels"])
         return losses.mean(), ranks, ranks
 
     def _clip_grad_norm(self, model: Any) -> torch.Tensor:
@@ -228,18 +236,27 @@ def _evaluation_row(items: ItemSequences, row: int) -> dict[str, NDArray[np.int3
 
 @torch.no_grad()
 def _rank_targets(
-    model: SASRecModel, input_ids: torch.Tensor, labels: torch.Tensor, excluded: Sequence[list[int]] | None = None
+    models: Sequence[SASRecModel],
+    input_ids: torch.Tensor,
+    labels: torch.Tensor,
+    excluded: Sequence[list[int]] | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """
     Rank and cross-entropy `(B,)` of the label `(B, 1)` after each history `(B, S)`: the rank is the number of items
     that do not score below it, `excluded` ones scoring minus infinity.
     """
-    vectors, targets = model.last_vectors(input_ids.to(model.device)), labels.to(model.device)  # (B, H), (B, 1)
+    device = models[0].device
+    vectors = [model.last_vectors(input_ids.to(model.device)) for model in models]  # each (B, H)
+    targets = labels.to(device)  # (B, 1)
     ranks, losses = [], []
-    rows = max(1, _SCORES_AT_ONCE // len(model.item_index))
-    for start in range(0, len(vectors), rows):
+    rows = max(1, _SCORES_AT_ONCE // len(models[0].item_index))
+    for start in range(0, len(targets), rows):
         part = slice(start, start + rows)
-        logits = F.linear(vectors[part], *model.item_head()).float()  # (b, I)
+        logits = F.linear(vectors[0][part], *models[0].item_head()).float()  # (b, I)
+        for number, (model, own) in enumerate(zip(models[1:], vectors[1:], strict=True), 1):
+            more = F.linear(own[part], *model.item_head()).float().log_softmax(-1).to(device)
+            # Log of the sum of probabilities: ranks by their mean
+            logits = torch.logaddexp(logits.log_softmax(-1) if number == 1 else logits, more)
         losses.append(F.cross_entropy(logits, targets[part, 0], reduction="none"))
         for row, items in enumerate(excluded[part] if excluded is not None else ()):
             logits[row, items] = -torch.inf

@@ -4,7 +4,13 @@ import pytest
 
 from ilrec_trl.data.splits import NextItemExample, UserSequence
 from ilrec_trl.evaluation.metrics import hit_rate
-from ilrec_trl.pipeline.baselines import popularity_ranks, train_teacher
+from ilrec_trl.pipeline.baselines import (
+    popularity_ranks,
+    teacher_ranks,
+    teacher_reward,
+    teacher_settings,
+    train_teacher,
+)
 from ilrec_trl.pipeline.options import DataOptions, InputError, TeacherOptions
 from ilrec_trl.pipeline.prepare import prepare
 from ilrec_trl.rewards.sasrec import SASRecConfig, SASRecModel
@@ -37,3 +43,27 @@ def test_a_saved_teacher_must_know_the_items(data_folder, tmp_path):
     SASRecModel(config).save_pretrained(tmp_path)
     with pytest.raises(InputError, match="does not know item '10'"):
         train_teacher(prepared, TeacherOptions(sasrec=str(tmp_path)), tmp_path, seed=0)
+
+
+def test_a_group_of_teachers_is_trained_loaded_and_ranked(data_folder, tmp_path):
+    prepared = prepare(DataOptions(data=str(data_folder)))
+    small = {"sasrec_hidden_size": 16, "sasrec_epochs": 1}
+    options = TeacherOptions(sasrec_folds=2, sasrec_ensemble=2, **small)
+    group = train_teacher(prepared, options, tmp_path, seed=0)
+    settings = teacher_settings(group, options, 0)
+    assert (settings["folds"], settings["ensemble"]) == (2, 2)
+    loaded = train_teacher(prepared, TeacherOptions(sasrec=str(tmp_path)), tmp_path / "unused", seed=0)
+    examples = prepared.splits.validation
+    ranks = [teacher_ranks(teacher, examples, {}).starts for teacher in (group, loaded)]
+    assert ranks[0].tolist() == ranks[1].tolist()
+    user = prepared.splits.train[0].user
+    reward = teacher_reward(loaded, prepared, options)
+    assert reward([["1", "2"]], user=[user]).sum().item() == pytest.approx(1)
+    with pytest.raises(InputError, match="--sasrec names trained ones"):
+        train_teacher(prepared, TeacherOptions(sasrec=str(tmp_path), sasrec_folds=2), tmp_path, seed=0)
+    with pytest.raises(InputError, match="61 folds of 60 users"):
+        train_teacher(prepared, TeacherOptions(sasrec_folds=61), tmp_path, seed=0)
+    # One model in its place
+    train_teacher(prepared, TeacherOptions(**small), tmp_path, seed=0)
+    single = train_teacher(prepared, TeacherOptions(sasrec=str(tmp_path)), tmp_path, seed=0)
+    assert isinstance(single, SASRecModel)

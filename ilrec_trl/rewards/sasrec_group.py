@@ -1,0 +1,191 @@
+"""Several SASRecs as one teacher: an ensemble, cross-fitted over folds of users, or both."""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import json
+import random
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from transformers import TrainingArguments
+
+from ..data.splits import Splits
+from .combined_rewards import CrossFittedReward, EnsembleReward
+from .rewards import RewardFunc, SASRecReward
+from .sasrec import SASRecModel
+from .sasrec_config import SASRecConfig
+from .sasrec_training import train_sasrec
+
+
+if TYPE_CHECKING:
+    from ..items.item_trie import ItemTrie
+
+GROUP_FILE, FINISHED_FILE = "group.json", "finished.json"
+
+
+@dataclass
+class SASRecGroup:
+    """
+    SASRecs of one catalogue that are used together.
+
+    Args:
+        models (`list` of [`SASRecModel`]): Member by member, and of a cross-fitted member fold by fold.
+        folds (`list[dict[str, int]]`, *optional*): Of each member, the fold of every user; the model of a fold was
+            trained without its users. Empty where every member is one model of all users.
+
+    Raises:
+        ValueError: If the models do not know the same items in the same order.
+    """
+
+    models: list[SASRecModel]
+    folds: list[dict[str, int]] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        if any(model.config.item_ids != self.config.item_ids for model in self.models):
+            raise ValueError("The SASRecs of a group must know the same items in the same order; train them together.")
+
+    @property
+    def config(self) -> SASRecConfig:
+        """Configuration that the models share."""
+        return self.models[0].config  # type: ignore[return-value]
+
+    @property
+    def num_folds(self) -> int | None:
+        return len(self.models) // len(self.folds) if self.folds else None
+
+    @property
+    def num_members(self) -> int:
+        return len(self.folds) or len(self.models)
+
+    def reward_func(
+        self, item_trie: ItemTrie, temperature: float = 1.0, device: str | torch.device | None = None
+    ) -> RewardFunc:
+        """The group's scores: arguments as in [`SASRecReward`], of which there is one a model."""
+        rewards: list[RewardFunc] = [SASRecReward(model, item_trie, temperature, device) for model in self.models]
+        if self.folds:
+            number = len(self.models) // len(self.folds)
+            rewards = [
+                CrossFittedReward(rewards[member * number :][:number], fold_of)
+                for member, fold_of in enumerate(self.folds)
+            ]
+        return rewards[0] if len(rewards) == 1 else EnsembleReward(rewards)
+
+    @classmethod
+    def load(cls, folder: str | Path) -> SASRecGroup:
+        """Read what [`train_sasrec_group`] wrote."""
+        about = json.loads((Path(folder) / GROUP_FILE).read_text(encoding="utf-8"))
+        models = [SASRecModel.from_pretrained(Path(folder) / name).eval() for name in about["models"]]
+        return cls(models, about["folds"])
+
+
+def train_sasrec_group(
+    splits: Splits,
+    item_ids: Sequence[str],
+    args: TrainingArguments,
+    output_dir: str | Path,
+    *,
+    members: int = 1,
+    folds: int | None = None,
+    config: SASRecConfig | None = None,
+    patience: int | None = 2,
+) -> SASRecGroup:
+    """
+    Train several SASRecs in turn, each as [`train_sasrec`] does, and save them in one folder.
+
+    Called again with the same data and settings, it loads the models that were finished and trains the others.
+
+    Args:
+        splits ([`Splits`]): As in [`train_sasrec`].
+        item_ids (`list[str]`): As in [`train_sasrec`].
+        args ([`transformers.TrainingArguments`]): Of every training, but for the folder. The seed counts up from
+            `args.seed` and also deals the users into folds.
+        output_dir (`str` or `Path`): Receives `group.json` and a folder for each model.
+        members (`int`, *optional*, defaults to `1`): Size of the ensemble.
+        folds (`int`, *optional*): Number of folds in each member. The model of a fold sees neither the training
+            sequences nor the validation questions of its users. By default each member is one model of all users.
+        config ([`SASRecConfig`], *optional*): Sizes.
+        patience (`int`, *optional*, defaults to `2`): As in [`train_sasrec`].
+
+    Raises:
+        ValueError: For fewer than 1 member or 2 folds, or more folds than users.
+    """
+    check_group(splits, members, folds)
+    fold_of = [] if folds is None else [assign_folds(splits, folds, args.seed + member) for member in range(members)]
+    output_dir = Path(output_dir)
+    (output_dir / GROUP_FILE).unlink(missing_ok=True)
+    names, models = [], []
+    for number in range(members * (folds or 1)):
+        member, fold = divmod(number, folds or 1)
+        name = f"member{member}" if folds is None else f"member{member}-fold{fold}"
+        part = splits if folds is None else without_fold(splits, fold_of[member], fold)
+        models.append(_train_once(part, item_ids, args, output_dir / name, number, config or SASRecConfig(), patience))
+        names.append(name)
+    about = {"models": names, "folds": fold_of}
+    (output_dir / GROUP_FILE).write_text(json.dumps(about), encoding="utf-8")
+    return SASRecGroup(models, fold_of)
+
+
+def check_group(splits: Splits, members: int, folds: int | None) -> None:
+    """Refuse sizes of a group that cannot be."""
+    if members < 1:
+        raise ValueError(f"Got an ensemble of {members}; expected 1 or more.")
+    if folds is not None and not 2 <= folds <= len(splits.train):
+        raise ValueError(f"Got {folds} folds of {len(splits.train)} users; expected from 2 folds to one a user.")
+
+
+def assign_folds(splits: Splits, folds: int, seed: int) -> dict[str, int]:
+    """Deal the users with training items into folds of like size by chance; the fold of each."""
+    users = [user for user, _ in splits.train]
+    order = random.Random(seed).sample(range(len(users)), len(users))
+    return {users[place]: number % folds for number, place in enumerate(order)}
+
+
+def without_fold(splits: Splits, fold_of: Mapping[str, int], fold: int) -> Splits:
+    """The splits without anything of the users of one fold, but for the test questions, which nobody trains on."""
+    return replace(
+        splits,
+        train=[entry for entry in splits.train if fold_of.get(entry.user) != fold],
+        validation=[entry for entry in splits.validation if fold_of.get(entry.user) != fold],
+    )
+
+
+def _train_once(
+    splits: Splits,
+    item_ids: Sequence[str],
+    args: TrainingArguments,
+    folder: Path,
+    number: int,
+    config: SASRecConfig,
+    patience: int | None,
+) -> SASRecModel:
+    """Train one model of a group, or load it where it was finished with the same data and settings."""
+    args, config = copy.copy(args), copy.deepcopy(config)
+    args.output_dir, args.seed = str(folder / "checkpoints"), args.seed + number
+    finished, fingerprint = folder / FINISHED_FILE, _fingerprint(splits, item_ids, args, config, patience)
+    if finished.is_file() and json.loads(finished.read_text()) == fingerprint:
+        return SASRecModel.from_pretrained(folder).eval().to(args.device)  # type: ignore[arg-type]
+    finished.unlink(missing_ok=True)
+    model = train_sasrec(splits, item_ids, args, config=config, patience=patience)
+    model.save_pretrained(folder)
+    # Last of all: what a killed training leaves does not count
+    finished.write_text(json.dumps(fingerprint))
+    return model
+
+
+def _fingerprint(
+    splits: Splits, item_ids: Sequence[str], args: TrainingArguments, config: SASRecConfig, patience: int | None
+) -> dict[str, Any]:
+    """What decides a trained model: settings, and short texts of the data."""
+    settings = {name: value for name, value in args.to_dict().items() if name not in ("output_dir", "hub_token")}
+    whole = {"args": settings, "config": config.to_diff_dict(), "patience": patience, "items": list(item_ids)}
+    digest = hashlib.sha256(json.dumps(whole, sort_keys=True, default=str).encode())
+    for part in (splits.train, splits.validation):
+        for entry in part:
+            digest.update(json.dumps(entry).encode())
+        digest.update(b"\n")
+    return {"seed": args.seed, "sha256": digest.hexdigest()}
