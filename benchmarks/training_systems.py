@@ -13,9 +13,10 @@ from typing import Any
 import torch
 from datasets import Dataset
 from transformers import AutoModelForCausalLM, LlamaConfig, PretrainedConfig, TrainerCallback, set_seed
-from trl import DPOConfig, DPOTrainer, GRPOConfig, GRPOTrainer, SFTConfig, SFTTrainer
+from trl import DPOConfig, DPOTrainer, GRPOConfig, SFTConfig, SFTTrainer
 
 from ilrec_trl.items.item_catalog import ItemCatalog
+from ilrec_trl.pipeline.grpo import ItemGRPOTrainer, item_match_reward
 from ilrec_trl.rewards.rewards import SASRecReward
 from ilrec_trl.rewards.sasrec import SASRecConfig, SASRecModel
 from ilrec_trl.trainer.ilrec_config import ILRecConfig
@@ -336,17 +337,18 @@ def _maker(bench: Workbench, common: dict[str, Any], name: str, peft_config: Any
         args = GRPOConfig(
             **{**common, "output_dir": folder, "per_device_train_batch_size": rollouts * bench.job.batch_size},
             num_generations=rollouts,
-            max_completion_length=bench.item_trie.depth,
+            max_completion_length=bench.item_trie.depth + 1,
             steps_per_generation=1,
             beta=0.0,
         )
-        data = Dataset.from_list([{"prompt": row["prompt"], "answer": row["completion"]} for row in rows])
-
-        def item_match(completions, answer, **kwargs):
-            return [float(found == wanted) for found, wanted in zip(completions, answer, strict=True)]
-
-        return GRPOTrainer(
-            bench.model(), reward_funcs=item_match, args=args, train_dataset=data, processing_class=tokenizer
+        data = Dataset.from_list([{"prompt": row["prompt"], "item": row["item"]} for row in rows])
+        return ItemGRPOTrainer(
+            bench.model(),
+            reward_funcs=item_match_reward(bench.item_trie),
+            args=args,
+            train_dataset=data,
+            processing_class=tokenizer,
+            item_trie=bench.item_trie,
         )
 
     if name == "SFT":

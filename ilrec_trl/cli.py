@@ -195,7 +195,7 @@ COMMANDS: dict[str, tuple[str, list[Any], Callable[..., None]]] = {
     ),
     "sasrec": ("Train SASRec on prepared data", [o.StageOptions, o.TeacherOptions], _sasrec),
     "train": (
-        "Fine-tune a language model with ILRec or SFT on prepared data",
+        "Fine-tune a language model on prepared data, by ILRec or another method",
         [
             o.StageOptions,
             o.MethodOptions,

@@ -4,6 +4,7 @@ import json
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from .preference_options import PreferenceOptions
 from .prompt_options import PromptOptions
 
 
@@ -173,8 +174,8 @@ class TeacherOptions:
 
 
 @dataclass
-class TrainingOptions:
-    """Fine-tuning, the same for SFT and ILRec."""
+class TrainingOptions(PreferenceOptions):
+    """Fine-tuning, the same for all methods but for the options that name theirs."""
 
     learning_rate: float | None = field(
         default=None,
@@ -249,9 +250,15 @@ class StageOptions:
 
 @dataclass
 class MethodOptions:
-    """Which loss."""
+    """How to fine-tune."""
 
-    method: str = field(default="ilrec", metadata={"help": "Loss.", "choices": ["ilrec", "sft"]})
+    method: str = field(
+        default="ilrec",
+        metadata={
+            "help": "Supervised with ILRec's losses or without, or supervised and then preference steps through TRL.",
+            "choices": ["ilrec", "sft", "dpo", "softmax_dpo", "grpo"],
+        },
+    )
 
 
 @dataclass

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from ..rewards.sasrec import SASRecModel
     from ..rewards.sasrec_group import SASRecGroup
 
+COMPARED = {method: METHODS[method] for method in ("sft", "ilrec")}
 PAIRS = [("ILRec", "SFT"), ("ILRec", "SASRec"), ("SFT", "SASRec"), ("SASRec", "popularity")]
 
 
@@ -73,7 +74,7 @@ class Run:
         settings = {
             (method, seed): self._train(method, prepared, teacher, seed)
             for seed in self.options.seeds
-            for method in METHODS
+            for method in COMPARED
         }
         # Nothing above has looked at the test split.
         ranks = self._evaluate(prepared, teacher, settings)
@@ -177,7 +178,7 @@ class Run:
         examples = sample(prepared.splits.test, number)
         histories = [example.history for example in examples]
         lists = {}
-        for method, title in METHODS.items():
+        for method, title in COMPARED.items():
             model = load_model(self._model_folder(method, self.options.seeds[0]))
             recommender = recommender_of(prepared, model, self.evaluation.num_beams)
             lists[title] = recommender.recommend(
