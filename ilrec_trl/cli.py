@@ -12,6 +12,7 @@ from typing import Any
 from .pipeline import item_options as i
 from .pipeline import options as o
 from .pipeline.serving_options import ExportOptions, RecommendOptions
+from .pipeline.study_options import StudyOptions
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -36,7 +37,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         parsed = _parse(chosen, summary, dataclasses, arguments[len(chosen.split()) :])
         # A report repeats the command it came from.
-        function(*parsed, *([shlex.join(["ilrec", *arguments])] if chosen == "run" else []))
+        function(*parsed, *([shlex.join(["ilrec", *arguments])] if chosen in ("run", "study") else []))
     except o.InputError as error:
         sys.stderr.write(f"ilrec {chosen}: error: {error}\n")
         return 2
@@ -150,6 +151,12 @@ def _run(
     Run(data, model, teacher, training, evaluation, options, command).execute()
 
 
+def _study(options: StudyOptions, command: str) -> None:
+    from .pipeline.study import run_study
+
+    run_study(options, command)
+
+
 def _items_build(
     source: i.ItemSourceOptions, text: i.TextVectorOptions, collaborative: i.CollaborativeOptions, code: i.CodeOptions
 ) -> None:
@@ -218,6 +225,7 @@ COMMANDS: dict[str, tuple[str, list[Any], Callable[..., None]]] = {
         [o.DataOptions, o.ModelOptions, o.TeacherOptions, o.TrainingOptions, o.EvaluationOptions, o.RunOptions],
         _run,
     ),
+    "study": ("Run a grid of methods x data sets x seeds, and report", [StudyOptions], _study),
     "items build": (
         "Give every item of a catalogue a semantic ID",
         [i.ItemSourceOptions, i.TextVectorOptions, i.CollaborativeOptions, i.CodeOptions],

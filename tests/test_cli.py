@@ -9,12 +9,13 @@ import pytest
 from ilrec_trl.cli import COMMANDS, _parse, main
 
 
-CONFIGS = sorted((Path(__file__).parents[1] / "examples/configs").glob("*.yaml"))
+EXAMPLES = sorted((Path(__file__).parents[1] / "examples/configs").glob("*.yaml"))
+CONFIGS = [path for path in EXAMPLES if not path.stem.startswith("study_")]
 
 
 def test_the_commands():
     items = ["items build", "items add", "items report"]
-    stages = ["prepare", "sasrec", "train", "evaluate", "recommend", "export", "run"]
+    stages = ["prepare", "sasrec", "train", "evaluate", "recommend", "export", "run", "study"]
     assert list(COMMANDS) == [*stages, *items, "env"]
 
 
@@ -85,3 +86,19 @@ def test_wrong_usage_ends_with_status_2(arguments, capsys):
 def test_env_shows_versions(capsys):
     assert main(["env"]) == 0
     assert "transformers" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("config", sorted(set(EXAMPLES) - set(CONFIGS)), ids=lambda config: config.stem)
+def test_the_studies_are_understood(config, tmp_path):
+    """Every option, method and name of the declared grids, which only the folder of the data is missing from."""
+    from ilrec_trl.pipeline.study_plan import read_study
+
+    given = tmp_path / "study.yaml"
+    given.write_text(config.read_text().replace("PATH/TO", str(tmp_path)))
+    for name in ("industrial", "instruments"):
+        (tmp_path / name).mkdir()
+    (options,) = _parse("study", "", COMMANDS["study"][1], ["--config", str(given), "--jobs", "2"])
+    plan = read_study(options)
+    assert plan.options.jobs == 2
+    assert {len(method.candidates) for data in plan.data.values() for method in data.methods.values()} == {3}
+    assert ("ILRec", "SFT") in plan.compare

@@ -7,7 +7,7 @@ from typing import Any
 from .results import METRICS
 
 
-_TITLES = {
+METRIC_TITLES = {
     "hit@1": "Hit@1",
     "hit@5": "Hit@5",
     "hit@10": "Hit@10",
@@ -49,7 +49,7 @@ def render_report(results: dict[str, Any], examples: Sequence[ExampleList] = (),
         _data(results),
         "## Results",
         "Full ranking over the catalogue; no user left out. In brackets one standard error over users.",
-        table(["method", *(_TITLES[metric] for metric in METRICS)], _method_rows(results)),
+        table(["method", *(METRIC_TITLES[metric] for metric in METRICS)], _method_rows(results)),
         _per_seed(results),
         "## Do the methods differ?",
         verdict(results),
@@ -113,7 +113,7 @@ def _per_seed(results: dict[str, Any]) -> str:
         for name, method in results["methods"].items()
         for figures in method.get("per_seed", [])
     ]
-    return table(["method", "seed", *(_TITLES[metric] for metric in METRICS)], rows) if rows else ""
+    return table(["method", "seed", *(METRIC_TITLES[metric] for metric in METRICS)], rows) if rows else ""
 
 
 def _paired_rows(results: dict[str, Any]) -> list[list[str]]:
@@ -121,7 +121,7 @@ def _paired_rows(results: dict[str, Any]) -> list[list[str]]:
         [
             row["a"],
             row["b"],
-            _TITLES[row["metric"]],
+            METRIC_TITLES[row["metric"]],
             f"{row['difference']:+.4f}",
             f"{row['standard_error']:.4f}",
             f"{row['p_value']:.2g}",

@@ -1,0 +1,144 @@
+"""From the folders of a study's runs to its figures and its report."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+
+from ..evaluation.metrics import metric_values
+from ..report.results import CUTS, MethodRanks, write_results
+from ..report.study_report import render_study_report
+from .environment import device, revision, versions
+from .options import InputError
+from .study_jobs import candidate_folders, chosen_candidate, read_json, study_jobs
+from .study_plan import DataSet, Method, StudyPlan, is_finished, slug
+
+
+def write_study_report(plan: StudyPlan, command: str) -> dict[str, Any]:
+    """Write `report.md` and `results.json` from the runs that are there; returns what the latter holds."""
+    results = study_results(plan, command)
+    plan.folder.mkdir(parents=True, exist_ok=True)
+    write_results(results, plan.folder / "results.json")
+    (plan.folder / "report.md").write_text(render_study_report(results))
+    return results
+
+
+def study_results(plan: StudyPlan, command: str) -> dict[str, Any]:
+    """Every figure of a study, JSON in form."""
+    return {
+        "command": command,
+        "seeds": plan.options.seeds,
+        "reference": plan.reference,
+        "revision": revision(),
+        "versions": versions(),
+        "device": device(),
+        "missing": [job.title for job in study_jobs(plan) if not job.finished],
+        "data": {name: _data_results(plan, data) for name, data in plan.data.items()},
+    }
+
+
+def _data_results(plan: StudyPlan, data: DataSet) -> dict[str, Any]:
+    ranks = read_ranks(plan, data)
+    about = plan.folder / slug(data.name) / "popularity/data.json"
+    return {
+        "about": read_json(about) if about.is_file() else None,
+        "options": data.options,
+        "candidates": {name: len(method.candidates) for name, method in data.methods.items()},
+        "methods": {name: _method_results(plan, data, name, entries) for name, entries in ranks.items()},
+        "tuning": {name: _tuning(plan, data, method) for name, method in data.methods.items() if method.selects},
+    }
+
+
+def read_ranks(plan: StudyPlan, data: DataSet) -> dict[str, list[MethodRanks]]:
+    """
+    Test ranks of every run that is there, by method, one entry a seed, users in one order.
+
+    Raises:
+        `InputError`: for a file whose users or targets are not those of the study.
+    """
+    folder = plan.folder / slug(data.name)
+    files: dict[str, list[tuple[Path, int | None]]] = {}
+    for name in plan.baselines:
+        paths = [folder / "popularity"] if name == "popularity" else sorted((folder / "SASRec").rglob("seed*"))
+        files[name] = [(each / "ranks.parquet", _seed_of(each)) for each in paths]
+    for name, given in plan.files.items():
+        if data.name in given:
+            files[name] = [(Path(given[data.name]), None)]
+    for name in data.methods:
+        files[name] = [(folder / slug(name) / f"seed{seed}" / "ranks.parquet", seed) for seed in plan.options.seeds]
+    questions: list[tuple[str, str]] = []
+    ranks: dict[str, list[MethodRanks]] = {}
+    for name, entries in files.items():
+        for path, seed in entries:
+            if path.is_file():
+                ranks.setdefault(name, []).append(_read_ranks(name, path, seed, questions))
+    return ranks
+
+
+def _seed_of(folder: Path) -> int | None:
+    return int(folder.name[4:]) if folder.name.startswith("seed") else None
+
+
+def _read_ranks(name: str, path: Path, seed: int | None, questions: list[tuple[str, str]]) -> MethodRanks:
+    """One file's ranks in the order of `questions`, which the first file sets."""
+    try:
+        table = pq.read_table(path, columns=["user", "item", "rank", "ties"]).to_pydict()
+    except Exception as error:
+        raise InputError(f"{path} cannot be read as ranks with columns user, item, rank and ties ({error})") from error
+    asked = list(zip(map(str, table["user"]), map(str, table["item"]), strict=True))
+    if not questions:
+        questions += asked
+    rows = {question: row for row, question in enumerate(asked)}
+    if len(rows) != len(questions) or rows.keys() != set(questions):
+        raise InputError(
+            f"{path} holds {len(asked)} questions, the other runs {len(questions)}, and they are not the same users "
+            "and targets; rank all methods on one split"
+        )
+    order = [rows[question] for question in questions]
+    starts = np.array([np.inf if rank is None else float(rank) for rank in table["rank"]])[order]
+    ties = np.array([tie or 1 for tie in table["ties"]], dtype=np.int64)[order]
+    return MethodRanks(name, [user for user, _ in questions], starts, ties, seed)
+
+
+def _method_results(plan: StudyPlan, data: DataSet, name: str, entries: list[MethodRanks]) -> dict[str, Any]:
+    runs = []
+    for entry in entries:
+        run: dict[str, Any] = {"seed": entry.seed}
+        run |= {metric: float(each.mean()) for metric, each in metric_values(entry.starts, entry.ties, CUTS).items()}
+        folder = _run_folder(plan, data, name, entry.seed)
+        if folder is not None:
+            there = [kind for kind in ("trained", "tested") if (folder / f"{kind}.json").is_file()]
+            run |= {kind: read_json(folder / f"{kind}.json") for kind in there}
+            run["options"] = read_json(folder / "settings.json")["options"]
+        runs.append(run)
+    metrics = [name for name in runs[0] if "@" in name or name == "mrr"]
+    values = {metric: np.array([run[metric] for run in runs]) for metric in metrics}
+    return {
+        "mean": {metric: float(each.mean()) for metric, each in values.items()},
+        "deviation": {metric: float(each.std(ddof=1)) if len(each) > 1 else None for metric, each in values.items()},
+        "runs": runs,
+    }
+
+
+def _run_folder(plan: StudyPlan, data: DataSet, name: str, seed: int | None) -> Path | None:
+    folder = plan.folder / slug(data.name)
+    if name in plan.files:
+        return None
+    if name == "popularity":
+        return folder / "popularity"
+    if name == "SASRec":
+        return folder / "SASRec" / ("refit" if data.options.get("refit") else "") / f"seed{seed}"
+    return folder / slug(name) / f"seed{seed}"
+
+
+def _tuning(plan: StudyPlan, data: DataSet, method: Method) -> dict[str, Any]:
+    """Every candidate's figures on validation."""
+    folders = candidate_folders(plan, data, method)
+    candidates = [
+        {"options": options, **(read_json(folder / "trained.json") if is_finished(folder) else {})}
+        for options, folder in zip(method.candidates, folders, strict=True)
+    ]
+    return {"chosen": chosen_candidate(folders), "candidates": candidates}

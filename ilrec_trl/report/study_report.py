@@ -1,0 +1,146 @@
+"""The report of a study as Markdown."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from .markdown import METRIC_TITLES, table
+from .results import METRICS
+
+
+def render_study_report(results: dict[str, Any]) -> str:
+    """
+    The whole report.
+
+    Args:
+        results (`dict`): What the study's `results.json` holds.
+    """
+    parts = ["# Study", _missing(results)]
+    for name, data in results["data"].items():
+        parts += _data(name, data, results)
+    parts += [
+        "## How it was run",
+        f"```bash\n{results['command']}\n```",
+        f"Seeds: {', '.join(map(str, results['seeds']))}. Options and epochs were chosen on validation items alone; "
+        "each run read the test split once, after its training.",
+        table(["package", "version"], [[name, str(version)] for name, version in results["versions"].items()]),
+        f"Revision `{results['revision']}`, device: {results['device']}.",
+    ]
+    return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def _missing(results: dict[str, Any]) -> str:
+    if not results["missing"]:
+        return ""
+    return f"**{len(results['missing'])} runs are missing:** {'; '.join(results['missing'])}."
+
+
+def _data(name: str, data: dict[str, Any], results: dict[str, Any]) -> list[str]:
+    about = data["about"] or {}
+    notes = "\n".join(f"- {note}" for note in about.get("notes", []))
+    sizes = ", ".join(
+        f"{about[key]:,} {key.replace('_', ' ')}"
+        for key in ("users", "items", "interactions", "test_users")
+        if key in about
+    )
+    reference = results["reference"]
+    return [
+        f"## {name}",
+        f"{sizes}." if sizes else "",
+        notes,
+        f"Full ranking of the test items of all users: mean over seeds, in brackets the standard deviation over them. "
+        f"The gain is that of NDCG@10 over {reference}.",
+        table(["method", *(METRIC_TITLES[metric] for metric in METRICS), "gain", "seeds"], _rows(data, reference)),
+        "### Each seed",
+        table(["method", "seed", *(METRIC_TITLES[metric] for metric in METRICS)], _seed_rows(data)),
+        "### Chosen on validation" if data["tuning"] else "",
+        _uneven(data),
+        _tuning(data),
+        "### Cost",
+        table(["method", "parameters", "training, s", "test, s", "peak memory, MiB", "GPU, MiB"], _cost_rows(data)),
+        "### Settings",
+        table(["method", "options"], _setting_rows(data)),
+    ]
+
+
+def _rows(data: dict[str, Any], reference: str) -> list[list[str]]:
+    methods = data["methods"]
+    basis = methods[reference]["mean"]["ndcg@10"] if reference in methods else 0.0
+    rows = []
+    for name, method in methods.items():
+        cells = [f"{method['mean'][metric]:.4f}{_bracket(method['deviation'][metric])}" for metric in METRICS]
+        gain = f"{method['mean']['ndcg@10'] / basis - 1:+.1%}" if basis and name != reference else "-"
+        rows.append([name, *cells, gain, str(len(method["runs"]))])
+    return rows
+
+
+def _bracket(deviation: float | None) -> str:
+    return "" if deviation is None else f" ({deviation:.4f})"
+
+
+def _seed_rows(data: dict[str, Any]) -> list[list[str]]:
+    return [
+        [name, "-" if run["seed"] is None else str(run["seed"]), *(f"{run[metric]:.4f}" for metric in METRICS)]
+        for name, method in data["methods"].items()
+        for run in method["runs"]
+    ]
+
+
+def _uneven(data: dict[str, Any]) -> str:
+    numbers = data["candidates"]
+    if len(set(numbers.values())) < 2:
+        return ""
+    listed = ", ".join(f"{name} {number}" for name, number in numbers.items())
+    return f"**The methods were not tuned with one budget.** Candidates: {listed}."
+
+
+def _tuning(data: dict[str, Any]) -> str:
+    if not data["tuning"]:
+        return ""
+    rows = []
+    for name, tuning in data["tuning"].items():
+        for number, candidate in enumerate(tuning["candidates"]):
+            options = ", ".join(f"{key} = {value}" for key, value in candidate["options"].items()) or "as given"
+            figures = ["missing", "-"]
+            if "validation" in candidate:
+                figures = [f"{candidate['validation']['ndcg@10']:.4f}", f"{candidate['best_epoch']:g}"]
+            rows.append([name, options, *figures, "yes" if number == tuning["chosen"] else ""])
+    return table(["method", "candidate", "NDCG@10 on validation", "epoch", "chosen"], rows)
+
+
+def _cost_rows(data: dict[str, Any]) -> list[list[str]]:
+    rows = []
+    for name, method in data["methods"].items():
+        trained = [run["trained"] for run in method["runs"] if "trained" in run]
+        tested = [run["tested"] for run in method["runs"] if "tested" in run]
+        both = [*trained, *tested]
+        rows.append(
+            [
+                name,
+                f"{trained[0]['parameters']:,}" if trained else "-",
+                _mean([each["seconds"] for each in trained]),
+                _mean([each["seconds"] for each in tested]),
+                f"{max(each['peak_memory_mib'] for each in both):.0f}" if both else "-",
+                _largest([each.get("peak_gpu_memory_mib") for each in both]),
+            ]
+        )
+    return rows
+
+
+def _mean(values: list[float]) -> str:
+    return f"{sum(values) / len(values):.0f}" if values else "-"
+
+
+def _largest(values: list[float | None]) -> str:
+    known = [value for value in values if value is not None]
+    return f"{max(known):.0f}" if known else "-"
+
+
+def _setting_rows(data: dict[str, Any]) -> list[list[str]]:
+    rows = []
+    for name, method in data["methods"].items():
+        run = method["runs"][0]
+        settings = run.get("trained", {}).get("settings", {})
+        shown = {**run.get("options", {}), **settings}
+        rows.append([name, "; ".join(f"{key} = {value}" for key, value in shown.items()) or "-"])
+    return rows

@@ -1,0 +1,212 @@
+"""A small grid from its declaration to its report: killed, gone on with, changed, tuned, refitted."""
+
+import json
+import math
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import yaml
+
+from ilrec_trl.cli import main
+from tests.pipeline.conftest import NUM_USERS
+from tests.references import naive_expected_metrics
+
+
+SMALL = {
+    **{"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 3, "num_attention_heads": 2},
+    **{"num_train_epochs": 3, "learning_rate": 0.01, "per_device_train_batch_size": 8, "validation_users": 30},
+    **{"sasrec_hidden_size": 16, "sasrec_epochs": 3, "sasrec_batch_size": 16},
+}
+
+
+@pytest.fixture(scope="module")
+def declare(data_folder, tmp_path_factory):
+    """Writes a study's file; keywords replace its sections, in which `FOLDER` is the data."""
+    root = tmp_path_factory.mktemp("study")
+
+    def write(**sections):
+        study = {
+            "output_dir": str(root / "runs"),
+            "seeds": [0, 1],
+            "defaults": SMALL,
+            "data": {"circle": {"data": "FOLDER"}},
+            "methods": {
+                "SFT": {"method": "sft", "tune": {"learning_rate": [0.0001, 0.01]}},
+                "ILRec, k = 1": {"method": "ilrec", "intermediate_layers": 1},
+            },
+            "baselines": ["popularity", "SASRec"],
+        } | sections
+        path = root / "study.yaml"
+        path.write_text(yaml.safe_dump(study, sort_keys=False).replace("FOLDER", str(data_folder)))
+        return path
+
+    return write
+
+
+def study(path, *arguments):
+    return main(["study", "--config", str(path), *arguments])
+
+
+def begun(folder):
+    """Marks of every file of a study that is written once."""
+    return {
+        path.relative_to(folder): path.stat().st_mtime_ns
+        for path in folder.rglob("*")
+        if path.name in ("done.json", "ranks.parquet", "trained.json")
+    }
+
+
+@pytest.fixture(scope="module")
+def finished(declare):
+    """The study, killed after its first method's candidates and gone on with."""
+    path = declare()
+    folder = Path(yaml.safe_load(path.read_text())["output_dir"])
+    killed = subprocess.Popen(
+        [sys.executable, "-c", f"from ilrec_trl.cli import main; main(['study', '--config', {str(path)!r}])"],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    candidate = folder / "circle/SFT/tune/learning_rate=0.01/trained.json"
+    while not candidate.exists():
+        assert killed.poll() is None
+        time.sleep(0.02)
+    killed.send_signal(signal.SIGKILL)
+    killed.wait()
+    time.sleep(0.5)
+    before = begun(folder)
+    assert study(path) == 0
+    after = begun(folder)
+    assert before.items() <= after.items()
+    assert len(before) < len(after)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def results(finished):
+    return json.loads((finished / "results.json").read_text())
+
+
+def test_figures_are_those_of_the_ranks(finished, results):
+    methods = results["data"]["circle"]["methods"]
+    assert {name: len(method["runs"]) for name, method in methods.items()} == {
+        **{"popularity": 1, "SASRec": 1, "SFT": 2, "ILRec, k = 1": 2}
+    }
+    for name, folders in {"SFT": "SFT", "ILRec, k = 1": "ILRec,_k_=_1"}.items():
+        each = []
+        for seed in (0, 1):
+            rows = pq.read_table(finished / f"circle/{folders}/seed{seed}/ranks.parquet").to_pylist()
+            assert len({row["user"] for row in rows}) == NUM_USERS
+            users = [naive_expected_metrics(row["rank"] or math.inf, row["ties"]) for row in rows]
+            each.append({metric: np.mean([user[metric] for user in users]) for metric in users[0]})
+        for metric in ("hit@1", "hit@5", "hit@10", "ndcg@5", "ndcg@10", "mrr"):
+            values = [figures[metric] for figures in each]
+            assert [run[metric] for run in methods[name]["runs"]] == pytest.approx(values, abs=1e-9)
+            assert methods[name]["mean"][metric] == pytest.approx(sum(values) / 2, abs=1e-9)
+            spread = abs(values[0] - values[1]) / math.sqrt(2)
+            assert methods[name]["deviation"][metric] == pytest.approx(spread, abs=1e-9)
+
+
+def test_validation_chooses_and_every_candidate_is_reported(finished, results):
+    tuning = results["data"]["circle"]["tuning"]["SFT"]
+    scores = [candidate["validation"]["ndcg@10"] for candidate in tuning["candidates"]]
+    assert tuning["chosen"] == 1
+    assert scores[1] > scores[0] + 0.1
+    # The first seed's final run is the chosen candidate, not trained again.
+    chosen = json.loads((finished / "circle/SFT/tune/learning_rate=0.01/trained.json").read_text())
+    assert json.loads((finished / "circle/SFT/seed0/trained.json").read_text()) == chosen
+    assert "learning_rate = 0.0001" in (finished / "report.md").read_text()
+    assert "not tuned with one budget" in (finished / "report.md").read_text()
+
+
+def test_models_are_removed_and_the_teachers_stay(finished):
+    assert [path.parents[2].name for path in finished.rglob("model/config.json")] == ["SASRec"]
+
+
+def test_nothing_is_done_twice_and_changes_are_refused(declare, finished, capsys):
+    before = begun(finished)
+    assert study(declare()) == 0
+    assert begun(finished) == before
+    # What a method does not use may change
+    assert study(declare(defaults=SMALL | {"cpo_beta": 3}, methods={"SFT": {"method": "sft"}}), "--dry_run") == 0
+    assert "to do" not in capsys.readouterr().out
+    assert study(declare(defaults=SMALL | {"weight_decay": 0.5}), "--dry_run") == 2
+    error = capsys.readouterr().err
+    assert "holds a run of other settings: weight_decay was 0.01, is now 0.5" in error
+    assert "remove that folder" in error
+    assert begun(finished) == before
+    # An option that is given its default value is no change
+    assert study(declare(defaults=SMALL | {"weight_decay": 0.01})) == 0
+
+
+def test_a_run_that_is_missing_is_named(declare, finished, tmp_path):
+    path = declare(output_dir=str(tmp_path / "runs"))
+    assert study(path, "--report") == 0
+    report = (tmp_path / "runs/report.md").read_text()
+    assert "runs are missing" in report
+    assert "circle: SFT learning_rate=0.0001" in report
+
+
+def test_the_plan_names_runs_and_their_time(declare, tmp_path, capsys):
+    path = declare(output_dir=str(tmp_path / "runs"))
+    assert study(path, "--dry_run") == 0
+    shown = capsys.readouterr().out
+    assert "circle: SFT, 2 seeds of what validation chooses" in shown
+    assert "circle: ILRec, k = 1 seed 1" in shown
+    assert not (tmp_path / "runs").exists()
+
+
+def test_refit_trains_on_validation_items_for_the_chosen_epochs(declare, tmp_path):
+    path = declare(
+        output_dir=str(tmp_path / "runs"),
+        seeds=[4],
+        defaults=SMALL | {"refit": True, "num_train_epochs": 2, "sasrec_epochs": 2},
+        methods={"ILRec": {"method": "ilrec"}},
+    )
+    assert study(path, "--jobs", "2", "--keep_models") == 0
+    folder = tmp_path / "runs/circle"
+    candidate = json.loads((folder / "ILRec/tune/as_given/trained.json").read_text())
+    final = json.loads((folder / "ILRec/seed4/settings.json").read_text())
+    assert final["options"]["train_on_validation"] is True
+    assert final["options"]["num_train_epochs"] == candidate["best_epoch"]
+    assert final["teacher"] == "../../SASRec/refit/seed4/model"
+    assert (folder / "ILRec/seed4/model/config.json").is_file()
+    assert not (folder / "ILRec/tune/as_given/model").exists()
+    assert "validation" not in json.loads((folder / "ILRec/seed4/trained.json").read_text())
+    assert [str(path.relative_to(folder)) for path in sorted(folder.glob("SASRec/**/ranks.parquet"))] == [
+        "SASRec/refit/seed4/ranks.parquet"
+    ]
+
+
+@pytest.mark.parametrize(
+    ("sections", "message"),
+    [
+        ({"methods": {"SFT": {"method": "sft", "learning_rat": 1}}}, "no option 'learning_rat'; did you mean"),
+        ({"methods": {"SFT": {"method": "sftt"}}}, "method is 'sftt', not one of `ilrec train --method`"),
+        ({"methods": {"SFT": {"method": "sft", "tune": {"learning_rate": 1}}}}, "expected a list of values"),
+        ({"methods": {"SFT": {"method": "sft", "learning_rate": "fast"}}}, "is 'fast', expected a number"),
+        ({"methods": {"A": {"method": "ilrec", "cpo_penalty": "x"}}}, "methods: A: `cpo_penalty` must be one of"),
+        ({"methods": {"A": {"method": "sft", "max_history": 3}}}, "max_history is an option of the data"),
+        ({"methods": {"SASRec": {"method": "sft"}}}, "SASRec is a baseline"),
+        ({"methods": {"A b": {"method": "sft"}, "A  b": {"method": "sft"}}}, "would share a folder"),
+        ({"data": {"x": {"data": "/does/not/exist"}}}, "data: x: there is no file or folder /does/not/exist"),
+        ({"data": {"x": {"train_on_validation": True}}}, "refit: true"),
+        ({"data": None}, "a study needs data and methods"),
+        ({"compare": [["SFT", "ILRek"]]}, "compare: there is no method 'ILRek'"),
+        ({"compare": [["SFT"]]}, "is no pair"),
+        ({"reference": "Sft"}, "reference: there is no method 'Sft'; did you mean 'SFT'?"),
+        ({"baselines": ["sasrec"]}, "'sasrec' is neither popularity nor SASRec"),
+        ({"baselines": [{"RecTools": "/no/ranks.parquet"}]}, "there is no file /no/ranks.parquet"),
+        ({"seeds": [0, 0]}, "each once"),
+        ({"only": ["SFTT"]}, "--only: there is no method or data set 'SFTT'"),
+    ],
+)  # fmt: skip
+def test_what_cannot_be_meant_is_refused_before_any_work(declare, tmp_path, capsys, sections, message):
+    assert study(declare(output_dir=str(tmp_path / "runs"), **sections)) == 2
+    assert message in capsys.readouterr().err
+    assert not (tmp_path / "runs").exists()
