@@ -10,13 +10,14 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from .options import DataOptions, TeacherOptions
-from .study_options import OF_A_STUDY, PARTS, merge_options, read_options
+from .options import DataOptions, TeacherOptions, TrainingOptions
+from .study_options import OF_A_STUDY, PARTS, merge_options, parts_of, read_options
 from .study_plan import DataSet, Job, Method, StudyPlan, is_finished, slug, uses_teacher
-from .train import ILREC_FIELDS
+from .train import extra_arguments, settings_of
 
 
 _TEACHER = {option.name for option in dataclasses.fields(TeacherOptions)}
+_TRAINING = {option.name for option in dataclasses.fields(TrainingOptions)}
 _OPTIONS = {option.name for part in PARTS for option in dataclasses.fields(part)}
 # What decides the data and the questions: `model` has the tokenizer.
 _DATA = {option.name for option in dataclasses.fields(DataOptions)} | {"model", "exclude_history"}
@@ -123,8 +124,9 @@ class _DataJobs:
             unused = _TEACHER - {"reward_temperature"}
         if trained_as is not None:
             needs.append(trained_as)
-        if method.method == "sft":
-            unused |= set(ILREC_FIELDS)
+        training = parts_of(options)[3]
+        unused |= _TRAINING - settings_of(method.method, training, seed).keys() - {"trainer_args"}
+        options = options | {"trainer_args": extra_arguments(method.method, training) or None}
         about = {
             "method": method.method,
             "seed": seed,

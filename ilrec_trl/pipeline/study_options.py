@@ -72,8 +72,8 @@ _OPTIONS = {option.name: (part, option) for part in PARTS for option in fields(p
 
 def read_options(given: dict[str, Any], where: str) -> dict[str, Any]:
     """
-    Options by their names, checked and converted to their types. A field of ILRecConfig that is no option itself
-    becomes part of `trainer_args`.
+    Options by their names, checked and converted to their types. A field of the trainers' configurations that is
+    no option itself becomes part of `trainer_args`.
 
     Args:
         given (`dict`): Options as the YAML file has them.
@@ -83,8 +83,9 @@ def read_options(given: dict[str, Any], where: str) -> dict[str, Any]:
         `InputError`: for an unknown name or a value of another type.
     """
     from ..trainer.ilrec_config import ILRecConfig
+    from .preference import CONFIGS
 
-    config = {option.name for option in fields(ILRecConfig) if option.init}
+    config = {option.name for each in (ILRecConfig, *CONFIGS.values()) for option in fields(each) if option.init}
     read: dict[str, Any] = {}
     extra: dict[str, Any] = {}
     for name, value in given.items():

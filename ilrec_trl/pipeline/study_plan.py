@@ -12,9 +12,10 @@ from typing import Any
 
 from ..trainer.ilrec_config import ILRecConfig
 from .options import DataOptions, InputError, mapping
+from .preference import CONFIGS
 from .prepare import input_errors
 from .study_options import OF_A_STUDY, StudyOptions, default_of, did_you_mean, merge_options, parts_of, read_options
-from .train import ILREC_FIELDS, METHODS, _extra_arguments
+from .train import ILREC_FIELDS, METHODS, extra_arguments
 
 
 BASELINES = ("popularity", "SASRec")
@@ -249,10 +250,11 @@ def _mapping(where: str, value: Any) -> dict[str, Any]:
 def _check_training(method: str, options: dict[str, Any], candidate: dict[str, Any], where: str) -> None:
     training = parts_of(merge_options(options, read_options(candidate, f"{where}: tune")))[3]
     with input_errors():
-        extra = _extra_arguments(method, training)
+        extra = extra_arguments(method, training)
         own = {name: getattr(training, name) for name in ILREC_FIELDS} if method == "ilrec" else {}
         try:
-            ILRecConfig("unused", use_cpu=True, bf16=False, report_to="none", **(own | extra))
+            if method not in CONFIGS:
+                ILRecConfig("unused", use_cpu=True, bf16=False, report_to="none", **(own | extra))
         except (ValueError, TypeError) as error:
             raise ValueError(f"{where}: {error}") from error
 

@@ -27,9 +27,8 @@ import pyarrow.parquet as pq
 import torch
 
 from ..report.results import MethodRanks, summarise_methods, write_ranks, write_results
-from ..rewards.rewards import SASRecReward
-from ..rewards.sasrec import SASRecModel
-from .baselines import popularity_ranks, teacher_ranks, teacher_settings, train_teacher
+from ..rewards.sasrec_group import FINISHED_FILE, SASRecGroup
+from .baselines import popularity_ranks, teacher_ranks, teacher_reward, teacher_settings, train_teacher
 from .environment import device, revision, versions
 from .evaluate import load_model, model_ranks
 from .options import InputError
@@ -40,6 +39,7 @@ from .train import METHODS, build_model, train_method
 
 if TYPE_CHECKING:
     from ..data.splits import NextItemExample
+    from ..rewards.sasrec import SASRecModel
 
 
 @dataclasses.dataclass
@@ -87,21 +87,29 @@ class StudyRun:
         seed, folder, prepared = self.settings["seed"], self.folder / "model", self.prepared
         exclude = self.evaluation.exclude_history
         if not (self.folder / "trained.json").exists():
-            shutil.rmtree(folder, ignore_errors=True)
+            for checkpoints in _checkpoints(folder):  # of a training that was killed
+                if not (checkpoints.parent / FINISHED_FILE).exists():
+                    shutil.rmtree(checkpoints)
             with self._measured() as figures:
                 model = train_teacher(prepared, self.teacher, folder, seed)
+            if self.teacher.sasrec is not None:
+                shutil.copytree(self.teacher.sasrec, folder, dirs_exist_ok=True)
+            models = model.models if isinstance(model, SASRecGroup) else [model]
+            figures["parameters"] = sum(each.num_parameters() for each in models)
             figures["settings"] = teacher_settings(model, self.teacher, seed)
-            figures["parameters"] = model.num_parameters()
-            model.save_pretrained(folder)
             if not self.data.train_on_validation:
-                ranks = teacher_ranks(model, prepared.splits.validation, {}, exclude)
-                figures["validation"] = _metrics(ranks)
-            figures["best_epoch"] = _best_epoch(folder / "checkpoints")
-            shutil.rmtree(folder / "checkpoints", ignore_errors=True)
+                figures["validation"] = _metrics(teacher_ranks(model, prepared.splits.validation, {}, exclude))
+            figures["best_epoch"] = _best_epoch(_checkpoints(folder))
+            for checkpoints in _checkpoints(folder):
+                shutil.rmtree(checkpoints)
             self._write("trained.json", figures)
         if self.settings["test"]:
-            model = SASRecModel.from_pretrained(folder).eval()
+            model = self._load_teacher(folder)
             self._test(lambda asked: dataclasses.replace(teacher_ranks(model, asked, {}, exclude), seed=seed))
+
+    def _load_teacher(self, folder: Path) -> SASRecModel | SASRecGroup:
+        loaded = dataclasses.replace(self.teacher, sasrec=str(folder), sasrec_folds=None, sasrec_ensemble=None)
+        return train_teacher(self.prepared, loaded, folder, self.settings["seed"])
 
     def _train(self) -> None:
         settings, folder = self.settings, self.folder / "model"
@@ -151,8 +159,8 @@ class StudyRun:
         model = build_model(prepared, self.model, seed)
         reward = None
         if settings["teacher"] is not None:
-            sasrec = SASRecModel.from_pretrained(self.folder / settings["teacher"]).eval()
-            reward = SASRecReward(sasrec, prepared.item_trie, self.teacher.reward_temperature, model.device)
+            teacher = self._load_teacher(self.folder / settings["teacher"])
+            reward = teacher_reward(teacher, prepared, self.teacher, model.device)
         with self._measured() as figures:
             trained = train_method(
                 method, prepared, model, self.training, self.evaluation, folder, seed=seed, reward_func=reward
@@ -206,12 +214,20 @@ def _metrics(ranks: MethodRanks) -> dict[str, float]:
     return {name: value for name, value in summary.items() if isinstance(value, float)}
 
 
-def _best_epoch(checkpoints: Path) -> float | None:
-    """Epoch of SASRec's best validation, from the state that its last checkpoint holds."""
-    states = sorted(checkpoints.glob("checkpoint-*/trainer_state.json"), key=lambda path: int(path.parent.name[11:]))
-    history = json.loads(states[-1].read_text())["log_history"] if states else []
-    entries = [entry for entry in history if "eval_ndcg@10" in entry]
-    return max(entries, key=lambda entry: entry["eval_ndcg@10"])["epoch"] if entries else None
+def _checkpoints(folder: Path) -> list[Path]:
+    """Folders of checkpoints: one of a SASRec, one of each of a group."""
+    return sorted(folder.rglob("checkpoints"))
+
+
+def _best_epoch(folders: list[Path]) -> float | None:
+    """Epoch of SASRec's best validation, which its last checkpoint tells; of several the mean, rounded."""
+    best = []
+    for folder in folders:
+        states = sorted(folder.glob("checkpoint-*/trainer_state.json"), key=lambda path: int(path.parent.name[11:]))
+        history = json.loads(states[-1].read_text())["log_history"] if states else []
+        entries = [entry for entry in history if "eval_ndcg@10" in entry]
+        best += [max(entries, key=lambda entry: entry["eval_ndcg@10"])["epoch"]] if entries else []
+    return float(round(sum(best) / len(best))) if best else None
 
 
 def run_in_process(folder: str, keep_model: bool) -> None:

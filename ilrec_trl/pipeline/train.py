@@ -172,7 +172,7 @@ def _train_preference(
     """Some epochs of SFT, of which the last counts, then preference steps, of which the best on validation does."""
     if "max_steps" in mapping("trainer_args", training.trainer_args, "{}"):
         raise InputError(f"max_steps of trainer_args is not for {method}; give --preference_steps")
-    own = _extra_arguments(method, training)
+    own = extra_arguments(method, training)
     rows = prepared.training_rows()
     shared = trainer_arguments("sft", prepared, dataclasses.replace(training, trainer_args=None), output_dir, seed)
     shared |= {name: value for name, value in own.items() if name in _names(SFTConfig)}
@@ -246,7 +246,7 @@ def trainer_arguments(
         arguments |= _NO_EVALUATION
     if method == "ilrec":
         arguments |= {name: getattr(training, name) for name in ILREC_FIELDS}
-    return arguments | _extra_arguments(method, training)
+    return arguments | extra_arguments(method, training)
 
 
 def learning_rate(prepared: PreparedData, training: TrainingOptions) -> float:
@@ -271,10 +271,10 @@ def settings_of(method: str, training: TrainingOptions, seed: int) -> dict[str, 
         unused |= {option.name for option in dataclasses.fields(PreferenceOptions)}
     unused |= {name for name, methods in OWN_FIELDS.items() if method not in methods}
     settings = {name: value for name, value in settings.items() if name not in unused}
-    return settings | _extra_arguments(method, training) | {"seed": seed}
+    return settings | extra_arguments(method, training) | {"seed": seed}
 
 
-def _extra_arguments(method: str, training: TrainingOptions) -> dict[str, Any]:
+def extra_arguments(method: str, training: TrainingOptions) -> dict[str, Any]:
     """What `trainer_args` says to this method; other methods' fields may stand there too."""
     extra = mapping("trainer_args", training.trainer_args, '{"max_steps": 10}')
     config: type = {"sft": SFTConfig, "ilrec": ILRecConfig, **CONFIGS}[method]
