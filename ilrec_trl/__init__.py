@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from .data.tasks import task_dataset
     from .evaluation.evaluator import RecommendationEvaluator
     from .evaluation.exact_ranking import rank_items
+    from .evaluation.late_fusion import late_fusion_ranks
     from .evaluation.logits_processor import ItemTrieLogitsProcessor
     from .evaluation.recommend import recommend
     from .evaluation.recommendation_callback import RecommendationCallback
@@ -67,6 +68,7 @@ __all__ = [
     "check_item_tokens_train",
     "generate_store",
     "item_token_settings",
+    "late_fusion_ranks",
     "merge_adapter",
     "next_item_dataset",
     "rank_items",
@@ -103,6 +105,7 @@ _MODULES = {
     "check_item_tokens_train": ".items.item_token_training",
     "generate_store": ".data.synthetic",
     "item_token_settings": ".items.item_token_training",
+    "late_fusion_ranks": ".evaluation.late_fusion",
     "merge_adapter": ".items.merge_adapter",
     "next_item_dataset": ".data.prompts",
     "rank_items": ".evaluation.exact_ranking",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import random
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -131,6 +132,13 @@ class Splits:
         ends = np.cumsum(targets)
         make: Callable[[int], NextItemExample] = partial(_train_example, self.train, ends)
         return LazyRows(make, range(int(ends[-1]) if len(ends) else 0))
+
+
+def sample(examples: Sequence[T], number: int) -> Sequence[T]:
+    """A random part of the examples, the same for every method, in their own order."""
+    if number >= len(examples):
+        return examples
+    return [examples[row] for row in sorted(random.Random(0).sample(range(len(examples)), number))]
 
 
 def _longer(train: Sequence[UserSequence], more: dict[str, Any], new: list[UserSequence], row: int) -> UserSequence:

@@ -33,7 +33,7 @@ def train_teacher(
     if options.sasrec is not None:
         if several:
             raise InputError("--sasrec names trained ones; leave out --sasrec_folds and --sasrec_ensemble")
-        return _load_teacher(options.sasrec, prepared)
+        return load_teacher(options.sasrec, prepared)
     # Validation items that are trained on can choose no epoch.
     whole = prepared.options.train_on_validation
     fixed = {"eval_strategy": "no", "save_strategy": "no", "load_best_model_at_end": False} if whole else {}
@@ -51,7 +51,8 @@ def train_teacher(
     return model
 
 
-def _load_teacher(folder: str, prepared: PreparedData) -> SASRecModel | SASRecGroup:
+def load_teacher(folder: str, prepared: PreparedData) -> SASRecModel | SASRecGroup:
+    """The SASRec, or several, that training saved in `folder`; it must know every item of the data."""
     with input_errors():
         group = (Path(folder) / GROUP_FILE).is_file()
         teacher = SASRecGroup.load(folder) if group else SASRecModel.from_pretrained(folder).eval()

@@ -13,7 +13,9 @@ from ..evaluation.evaluator import RecommendationEvaluator
 from ..evaluation.process_group import process_rank
 from ..report.console import show
 from ..report.results import MethodRanks, summarise_methods, write_ranks, write_results
+from .baselines import load_teacher
 from .environment import default_device
+from .fusion import fused_ranks
 from .options import EvaluateOptions, EvaluationOptions, InputError
 from .prepare import PreparedData, input_errors
 
@@ -77,6 +79,31 @@ def model_ranks(
     return MethodRanks(method, ranks.users, ranks.starts, ranks.ties, seed, settings)
 
 
+def _fused(
+    name: str,
+    model: PreTrainedModel,
+    prepared: PreparedData,
+    examples: Sequence[NextItemExample],
+    options: EvaluateOptions,
+    evaluation: EvaluationOptions,
+) -> MethodRanks:
+    if options.resume_dir is not None or evaluation.ranking != "beam":
+        raise InputError("--fuse_sasrec ranks candidates of a beam search, in one go; leave out the other")
+    ranks = fused_ranks(
+        f"{name} + SASRec",
+        model,
+        load_teacher(str(options.fuse_sasrec), prepared),
+        prepared,
+        examples,
+        evaluation,
+        weight=options.fusion_weight,
+        num_candidates=options.fusion_candidates,
+    )
+    if options.fusion_weight is None:
+        show(f"Weight of SASRec, chosen on validation users: {ranks.settings['fusion_weight']:g}")
+    return ranks
+
+
 def evaluate(options: EvaluateOptions, evaluation: EvaluationOptions) -> dict[str, Any]:
     """
     The `evaluate` command: metrics of a saved model on a split. Of several processes, which share the users, the first
@@ -86,7 +113,10 @@ def evaluate(options: EvaluateOptions, evaluation: EvaluationOptions) -> dict[st
     model = load_model(options.model)
     examples = getattr(prepared.splits, options.split)
     name = Path(options.model).resolve().name
-    ranks = model_ranks(name, model, prepared, examples, evaluation, resume_dir=options.resume_dir)
+    if options.fuse_sasrec is None:
+        ranks = model_ranks(name, model, prepared, examples, evaluation, resume_dir=options.resume_dir)
+    else:
+        ranks = _fused(name, model, prepared, examples, options, evaluation)
     summary = summarise_methods([ranks])
     if process_rank()[0] > 0:
         return summary

@@ -276,3 +276,15 @@ class EvaluateOptions:
         metadata={"help": "Folder that receives the ranks of finished users; a killed evaluation goes on from it."},
     )
     split: str = field(default="test", metadata={"help": "Users' questions.", "choices": ["validation", "test"]})
+    fuse_sasrec: str | None = field(
+        default=None,
+        metadata={
+            "help": "Folder of a trained SASRec, whose log-probabilities are added to the model's: late fusion."
+        },
+    )
+    fusion_weight: float | None = field(
+        default=None, metadata={"help": "Weight of SASRec's. None: the best of a few on validation users."}
+    )
+    fusion_candidates: int = field(
+        default=50, metadata={"help": "Items that each of the two puts up to be ranked by the sum."}
+    )

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..data.splits import sample
 from ..report.console import metrics_table, seconds_table, show
 from ..report.markdown import ExampleList, render_report, verdict
 from ..report.results import MethodRanks, compare_methods, summarise_methods, write_ranks, write_results
@@ -22,7 +23,7 @@ from .options import DataOptions, EvaluationOptions, ModelOptions, RunOptions, T
 from .prepare import PreparedData, prepare
 from .prompt_options import PromptOptions
 from .recommend import describe, recommender_of
-from .train import METHODS, build_model, sample, train_method
+from .train import METHODS, build_model, train_method
 
 
 if TYPE_CHECKING:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +13,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM, set_seed
 from trl import SFTConfig, SFTTrainer
 
+from ..data.splits import sample
 from ..evaluation.recommendation_callback import RecommendationCallback
 from ..trainer.ilrec_config import ILRecConfig
 from ..trainer.ilrec_trainer import ILRecTrainer
@@ -254,13 +254,6 @@ def learning_rate(prepared: PreparedData, training: TrainingOptions) -> float:
     if training.learning_rate is not None:
         return training.learning_rate
     return 2e-3 if prepared.model is None else 5e-5
-
-
-def sample(examples: Sequence[Any], number: int) -> Sequence[Any]:
-    """A random part of the examples, the same for every method, in their own order."""
-    if number >= len(examples):
-        return examples
-    return [examples[row] for row in sorted(random.Random(0).sample(range(len(examples)), number))]
 
 
 def settings_of(method: str, training: TrainingOptions, seed: int) -> dict[str, Any]:

@@ -75,6 +75,12 @@ class SASRecGroup:
             ]
         return rewards[0] if len(rewards) == 1 else EnsembleReward(rewards)
 
+    def mean_reward_func(
+        self, item_trie: ItemTrie, temperature: float = 1.0, device: str | torch.device | None = None
+    ) -> RewardFunc:
+        """The mean of all models for everybody, for evaluation: what is asked there none of them has seen."""
+        return EnsembleReward([SASRecReward(model, item_trie, temperature, device) for model in self.models])
+
     @classmethod
     def load(cls, folder: str | Path) -> SASRecGroup:
         """Read what [`train_sasrec_group`] wrote."""

@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from ilrec_trl.data.splits import sample
 from ilrec_trl.pipeline.baselines import train_teacher
 from ilrec_trl.pipeline.options import (
     DataOptions,
@@ -13,7 +14,7 @@ from ilrec_trl.pipeline.options import (
     TrainingOptions,
 )
 from ilrec_trl.pipeline.prepare import PreparedData, prepare
-from ilrec_trl.pipeline.train import build_model, sample, train_method, trainer_arguments
+from ilrec_trl.pipeline.train import build_model, train_method, trainer_arguments
 
 
 @pytest.fixture(scope="module")
