@@ -126,6 +126,24 @@ class Splits:
         longer: Callable[[int], UserSequence] = partial(_longer, self.train, more, new)
         return dataclasses.replace(self, train=LazyRows(longer, range(len(self.train) + len(new))))
 
+    def with_train_users(self, share: float, seed: int = 0) -> Splits:
+        """
+        The same questions, with the training sequences of a part of the users: how good is a recommender that few were
+        observed for? Of one seed, a smaller part lies within a larger one.
+
+        Args:
+            share (`float`): Share of the users with training sequences, above 0 and at most 1; one user at least.
+            seed (`int`, *optional*, defaults to `0`): Seed of the draw.
+
+        Raises:
+            `ValueError`: for a share outside of that.
+        """
+        if not 0 < share <= 1:
+            raise ValueError(f"Got a share of {share} of the training users; expected one above 0 and at most 1.")
+        order = np.random.default_rng(seed).permutation(len(self.train))
+        rows = np.sort(order[: max(1, round(share * len(self.train)))])
+        return dataclasses.replace(self, train=LazyRows(self.train.__getitem__, rows))
+
     def train_examples(self) -> Sequence[NextItemExample]:
         """Every training item after a user's first, each with all the items before it."""
         targets = np.array([max(0, len(items) - 1) for _, items in self.train], dtype=np.int64)  # (U,)

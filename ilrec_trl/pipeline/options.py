@@ -110,6 +110,13 @@ class DataOptions(PromptOptions):
         default=None,
         metadata={"help": "Use only this many users, drawn by chance. For smoke runs; the report says so."},
     )
+    train_users_share: float = field(
+        default=1.0,
+        metadata={
+            "help": "Share of the users that every method is trained on, drawn by chance; all are asked all the same."
+        },
+    )
+    train_users_seed: int = field(default=0, metadata={"help": "Seed that draws those users."})
     train_on_validation: bool = field(
         default=False,
         metadata={

@@ -168,6 +168,9 @@ def prepare(options: DataOptions, model: str | None = None) -> PreparedData:
             interactions = interactions.filter(users=set(users))
         splits = split(interactions, options)
         notes += _about(splits, options)
+        if options.train_users_share != 1:
+            share = f"{len(splits.train):,} users ({options.train_users_share:.0%})"
+            notes.append(f"Trained on {share}, drawn by chance; all users are asked.")
         if options.train_on_validation:
             notes.append("Validation items were trained on, for a fixed number of epochs; test items never.")
         if not splits.test:
@@ -214,7 +217,10 @@ def split(interactions: Interactions, options: DataOptions) -> Splits:
         raise ValueError("dates and shares of validation and test are for --split global_time; leave-one-out has none")
     else:
         splits = interactions.leave_one_out(short_users="train")
-    return splits.with_validation_in_training() if options.train_on_validation else splits
+    if options.train_on_validation:
+        splits = splits.with_validation_in_training()
+    share, seed = options.train_users_share, options.train_users_seed
+    return splits if share == 1 else splits.with_train_users(share, seed)
 
 
 def _moment(text: str | None) -> float | str | None:

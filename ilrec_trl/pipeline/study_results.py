@@ -9,10 +9,11 @@ import numpy as np
 import pyarrow.parquet as pq
 
 from ..evaluation.metrics import metric_values
-from ..report.results import CUTS, MethodRanks, write_results
+from ..report.results import CUTS, METRICS, MethodRanks, write_results
 from ..report.study_report import render_study_report
 from .environment import device, revision, versions
 from .options import InputError
+from .study_comparisons import compare, question_parts
 from .study_jobs import candidate_folders, chosen_candidate, read_json, study_jobs
 from .study_plan import DataSet, Method, StudyPlan, is_finished, slug
 
@@ -41,20 +42,23 @@ def study_results(plan: StudyPlan, command: str) -> dict[str, Any]:
 
 
 def _data_results(plan: StudyPlan, data: DataSet) -> dict[str, Any]:
-    ranks = read_ranks(plan, data)
+    ranks, questions = read_ranks(plan, data)
     about = plan.folder / slug(data.name) / "popularity/data.json"
+    parts = question_parts(about.parent / "questions.parquet", questions) if about.is_file() else {}
     return {
         "about": read_json(about) if about.is_file() else None,
         "options": data.options,
         "candidates": {name: len(method.candidates) for name, method in data.methods.items()},
         "methods": {name: _method_results(plan, data, name, entries) for name, entries in ranks.items()},
+        "comparisons": compare(ranks, plan.compare, parts),
         "tuning": {name: _tuning(plan, data, method) for name, method in data.methods.items() if method.selects},
     }
 
 
-def read_ranks(plan: StudyPlan, data: DataSet) -> dict[str, list[MethodRanks]]:
+def read_ranks(plan: StudyPlan, data: DataSet) -> tuple[dict[str, list[MethodRanks]], list[tuple[str, str]]]:
     """
-    Test ranks of every run that is there, by method, one entry a seed, users in one order.
+    Test ranks of every run that is there, by method, one entry a seed; and the questions, users and targets, in their
+    order.
 
     Raises:
         `InputError`: for a file whose users or targets are not those of the study.
@@ -75,7 +79,7 @@ def read_ranks(plan: StudyPlan, data: DataSet) -> dict[str, list[MethodRanks]]:
         for path, seed in entries:
             if path.is_file():
                 ranks.setdefault(name, []).append(_read_ranks(name, path, seed, questions))
-    return ranks
+    return ranks, questions
 
 
 def _seed_of(folder: Path) -> int | None:
@@ -114,8 +118,7 @@ def _method_results(plan: StudyPlan, data: DataSet, name: str, entries: list[Met
             run |= {kind: read_json(folder / f"{kind}.json") for kind in there}
             run["options"] = read_json(folder / "settings.json")["options"]
         runs.append(run)
-    metrics = [name for name in runs[0] if "@" in name or name == "mrr"]
-    values = {metric: np.array([run[metric] for run in runs]) for metric in metrics}
+    values = {metric: np.array([run[metric] for run in runs]) for metric in METRICS}
     return {
         "mean": {metric: float(each.mean()) for metric, each in values.items()},
         "deviation": {metric: float(each.std(ddof=1)) if len(each) > 1 else None for metric, each in values.items()},

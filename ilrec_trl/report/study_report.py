@@ -6,6 +6,7 @@ from typing import Any
 
 from .markdown import METRIC_TITLES, table
 from .results import METRICS
+from .study_comparison_report import render_comparisons
 
 
 def render_study_report(results: dict[str, Any]) -> str:
@@ -51,6 +52,7 @@ def _data(name: str, data: dict[str, Any], results: dict[str, Any]) -> list[str]
         f"Full ranking of the test items of all users: mean over seeds, in brackets the standard deviation over them. "
         f"The gain is that of NDCG@10 over {reference}.",
         table(["method", *(METRIC_TITLES[metric] for metric in METRICS), "gain", "seeds"], _rows(data, reference)),
+        *(render_comparisons(data) if data["comparisons"] else []),
         "### Each seed",
         table(["method", "seed", *(METRIC_TITLES[metric] for metric in METRICS)], _seed_rows(data)),
         "### Chosen on validation" if data["tuning"] else "",

@@ -214,3 +214,27 @@ def test_a_last_fit_takes_every_validation_item():
         UserSequence("ann", ["a", "b", "c", "d"]),
         UserSequence("bob", ["b"]),
     ]
+
+
+def test_a_share_of_the_users_is_trained_on_and_all_are_asked():
+    interactions = Interactions.from_sequences({f"u{number}": ["a", "b", "c", "d"] for number in range(40)})
+    splits = interactions.leave_one_out()
+    shares = {share: splits.with_train_users(share, seed=3) for share in (0.1, 0.3, 1.0)}
+    users = {share: [user for user, _ in part.train] for share, part in shares.items()}
+    assert {share: len(each) for share, each in users.items()} == {0.1: 4, 0.3: 12, 1.0: 40}
+    assert set(users[0.1]) < set(users[0.3]) < set(users[1.0])
+    assert all(part.test == splits.test and part.validation == splits.validation for part in shares.values())
+    assert all(items == ["a", "b"] for _, items in shares[0.1].train)
+    assert users[1.0] == [user for user, _ in splits.train]  # their order stays
+    assert users[0.3] != [user for user, _ in splits.with_train_users(0.3, seed=4).train]
+    # Their validation items are trained on in a last fit, and nobody else's
+    whole = splits.with_validation_in_training().with_train_users(0.3, seed=3)
+    assert [user for user, _ in whole.train] == users[0.3]
+    assert len(splits.with_train_users(0.001).train) == 1
+
+
+@pytest.mark.parametrize("share", [0, -0.1, 1.5])
+def test_a_share_of_the_users_that_cannot_be(share):
+    splits = Splits(train=[UserSequence("ann", ["a"])], validation=[], test=[])
+    with pytest.raises(ValueError, match="share of"):
+        splits.with_train_users(share)

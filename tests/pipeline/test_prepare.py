@@ -66,6 +66,16 @@ def test_max_users_is_in_the_notes(data_folder):
     assert prepared.notes[0] == "Smoke run: 10 of 60 users, drawn by chance."
 
 
+def test_a_share_of_the_users_is_trained_on(data_folder, tmp_path):
+    prepared = prepare(DataOptions(data=str(data_folder), train_users_share=0.25, train_users_seed=1))
+    assert (len(prepared.splits.train), len(prepared.splits.validation), len(prepared.splits.test)) == (15, 60, 60)
+    assert "Trained on 15 users (25%), drawn by chance; all users are asked." in prepared.notes
+    prepared.save(tmp_path)
+    assert PreparedData.load(tmp_path).splits == prepared.splits
+    with pytest.raises(InputError, match="share of 2"):
+        prepare(DataOptions(data=str(data_folder), train_users_share=2))
+
+
 def test_short_users_are_listed(data_folder, tmp_path):
     shutil.copytree(data_folder, tmp_path / "data")
     (tmp_path / "data/inter.json").write_text(json.dumps({"a": [1, 2, 3], "b": [1, 2]}))
