@@ -35,7 +35,7 @@ from ilrec_trl.report.console import metrics_table, show  # noqa: E402
 from ilrec_trl.report.results import MethodRanks, summarise_methods, write_ranks  # noqa: E402
 
 
-SIZES = {"n_factors": 128, "n_blocks": 2, "n_heads": 2, "batch_size": 128, "lr": 1e-3}
+SIZES = {"n_factors": 128, "n_blocks": 2, "n_heads": 2, "batch_size": 64, "lr": 1e-3}
 #: What is tried for each model; the best on validation counts.
 CANDIDATES: dict[str, list[dict[str, Any]]] = {
     "sasrec": [SIZES | {"dropout_rate": dropout} for dropout in (0.2, 0.5)],

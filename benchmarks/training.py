@@ -36,8 +36,8 @@ METHODS = [
     "ILRec without CPD",
     "ILRec without CRR",
     "naive ILRec",
-    "DPO 1 negatives",
-    "DPO 3 negatives",
+    "DPO",
+    "softmax-DPO 3 negatives",
     "GRPO 8 rollouts",
 ]
 PAIR = ["SFT", "ILRec"]

@@ -22,6 +22,7 @@ from ilrec_trl.rewards.sasrec import SASRecConfig, SASRecModel
 from ilrec_trl.trainer.ilrec_config import ILRecConfig
 from ilrec_trl.trainer.ilrec_loss import TargetPositions
 from ilrec_trl.trainer.ilrec_trainer import ILRecTrainer
+from ilrec_trl.trainer.softmax_dpo_trainer import SoftmaxDPOTrainer
 
 
 LEVELS, CODES = 4, 256
@@ -109,16 +110,15 @@ class Workbench:
         return build_model(config)
 
     def negatives(self, count: int) -> list[dict[str, Any]]:
-        """Rows for DPO: `count` of them a positive, each with an item drawn by chance."""
+        """Rows for softmax-DPO: `count` items to reject, drawn by chance."""
         generator = random.Random(1)
         return [
             {
                 "prompt": row["prompt"],
                 "chosen": row["completion"],
-                "rejected": self.catalog.text(generator.choice(self.catalog.item_ids)),
+                "rejected": list(map(self.catalog.text, generator.choices(self.catalog.item_ids, k=count))),
             }
             for row in self.rows
-            for _ in range(count)
         ]
 
 
@@ -325,12 +325,23 @@ def _maker(bench: Workbench, common: dict[str, Any], name: str, peft_config: Any
         )
 
     def make_dpo():
-        count = int(name.split()[1])
-        batch = {"per_device_train_batch_size": count * bench.job.batch_size}
-        args = DPOConfig(**{**sft, **batch})
-        data = Dataset.from_list(bench.negatives(count))
-        reference = bench.model()
-        return DPOTrainer(bench.model(), reference, args, train_dataset=data, processing_class=tokenizer)
+        pairs = [row | {"rejected": row["rejected"][0]} for row in bench.negatives(1)]
+        return DPOTrainer(
+            bench.model(),
+            bench.model(),
+            DPOConfig(**sft),
+            train_dataset=Dataset.from_list(pairs),
+            processing_class=tokenizer,
+        )
+
+    def make_softmax_dpo():
+        return SoftmaxDPOTrainer(
+            bench.model(),
+            bench.model(),
+            DPOConfig(**sft),
+            train_dataset=Dataset.from_list(bench.negatives(3)),
+            processing_class=tokenizer,
+        )
 
     def make_grpo():
         rollouts = 8
@@ -351,8 +362,11 @@ def _maker(bench: Workbench, common: dict[str, Any], name: str, peft_config: Any
             item_trie=bench.item_trie,
         )
 
-    if name == "SFT":
-        return make_sft
-    if name == "naive ILRec":
-        return make_naive
-    return make_dpo if name.startswith("DPO") else make_grpo if name.startswith("GRPO") else make_ilrec
+    others = {
+        "SFT": make_sft,
+        "naive ILRec": make_naive,
+        "DPO": make_dpo,
+        "softmax-DPO 3 negatives": make_softmax_dpo,
+        "GRPO 8 rollouts": make_grpo,
+    }
+    return others.get(name, make_ilrec)

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from ..rewards.rewards import RewardFunc
     from ..rewards.sasrec import SASRecModel
 
-WEIGHTS = (0.0, 0.1, 0.2, 0.3, 0.5, 0.7, 1.0, 1.5, 2.0, 3.0)
+WEIGHTS = (0.0, 0.1, 0.2, 0.3, 0.5, 0.7, 1.0, 1.5, 2.0, 3.0, 5.0, 10.0)
 
 
 def fused_ranks(

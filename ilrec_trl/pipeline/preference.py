@@ -184,6 +184,6 @@ def _passes(examples: Sequence[NextItemExample], number: int, seed: int) -> Iter
 
 def _copy_of(model: PreTrainedModel) -> PreTrainedModel:
     """A model of the same weights. Not `deepcopy`: a forward that TRL patched would run the original's weights."""
-    copied = AutoModelForCausalLM.from_config(model.config)
+    copied = AutoModelForCausalLM.from_config(model.config, dtype=model.dtype)
     copied.load_state_dict(model.state_dict())
-    return copied.to(model.device, model.dtype)
+    return copied.to(model.device)
