@@ -120,13 +120,18 @@ class Study:
         temporary = path.with_suffix(".tmp")
         temporary.write_text(json.dumps(job.settings, indent=1) + "\n")
         temporary.replace(path)
-        # A candidate's model is needed until validation has chosen
-        keep_model = self.plan.options.keep_models or (job.settings["job"] == "train" and not job.settings["test"])
-        process = self.processes.Process(target=run_in_process, args=(str(job.folder), keep_model))
+        process = self.processes.Process(target=run_in_process, args=(str(job.folder), self._keeps_model(job)))
         process.start()
         self.running[job] = process
         self.started[job] = time.perf_counter()
         show(f"start {job.title}")
+
+    def _keeps_model(self, job: Job) -> bool:
+        """A candidate's model is needed until validation has chosen, and that of a final run for fusion."""
+        if self.plan.options.keep_models or job.settings["job"] != "train":
+            return self.plan.options.keep_models
+        fused = {slug(name) for name in self.plan.fusion.values()}
+        return not job.settings["test"] or job.folder.parent.name in fused
 
     def _ended(self, job: Job, status: int) -> None:
         seconds = duration(time.perf_counter() - self.started[job])

@@ -47,6 +47,8 @@ def compare(
         if not runs or users is None:
             continue
         row: dict[str, Any] = {"a": a, "b": b, "seeds": seeds, "metrics": {}, "parts": {}}
+        # Whose one run stands beside each seed of the other
+        row["single"] = [name for name in (a, b) if len(seeds) > 1 and len(ranks[name]) == 1]
         rows.append(row)
         for metric in METRICS:
             each = np.stack([first[metric] - second[metric] for first, second in runs])  # (S, Q)

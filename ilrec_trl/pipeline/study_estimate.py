@@ -12,6 +12,10 @@ from .study_options import parts_of
 from .study_plan import Job, StudyPlan, slug
 
 
+# Fusion beside beam search: more beams, and the candidates that only SASRec has.
+FUSION_FACTOR = 4
+
+
 def plan_rows(plan: StudyPlan, jobs: list[Job]) -> tuple[list[str], list[list[str]]]:
     """
     Header and rows of a table of the runs that are known now: what is there, and an estimate for what is left, from a
@@ -57,5 +61,7 @@ def _cost(job: Job, known: dict[str, dict[str, float]], test: bool | None = None
     estimate = known[key]
     if settings["job"] == "teacher":
         return estimate.get("SASRec", 0.0)
+    if settings["job"] == "fusion":
+        return FUSION_FACTOR * estimate["evaluation"] / 2
     cost = estimate["SFT" if settings["method"] == "sft" else "ILRec"]
     return cost + (estimate["evaluation"] / 2 if (settings["test"] if test is None else test) else 0.0)

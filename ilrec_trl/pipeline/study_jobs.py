@@ -67,8 +67,10 @@ class _DataJobs:
             for seed in self.seeds if self.data.options.get("teacher_per_seed") else self.seeds[:1]:
                 self._teacher(self.data.options, seed, self.refit)
         runs = [job for method in self.data.methods.values() for job in self._method(method)]
+        fusions = [job for name, method in self.plan.fusion.items() for job in self._fusions(name, method, runs)]
         yield from self.teachers.values()
         yield from runs
+        yield from fusions
 
     def _method(self, method: Method) -> Iterator[Job]:
         if not method.selects:
@@ -104,6 +106,19 @@ class _DataJobs:
                 # Trained by the same options with the first seed already
                 trained_as=candidate if seed == self.seeds[0] else None,
             )
+
+    def _fusions(self, name: str, method: str, runs: list[Job]) -> Iterator[Job]:
+        """Fusion of a method's final runs with SASRec."""
+        finals = {job.folder: job for job in runs}
+        for seed in self.seeds:
+            final = self.folder / slug(method) / f"seed{seed}"
+            if final not in finals:
+                continue
+            folder, teacher = self.folder / slug(name) / f"seed{seed}", self._teacher(self.data.options, seed, False)
+            about = {"seed": seed, "of": os.path.relpath(final / "model", folder)}
+            about["teacher"] = os.path.relpath(teacher / "model", folder)
+            options = finals[final].settings["options"]
+            yield self._job("fusion", folder, f"{name} seed {seed}", options, about, (final, teacher))
 
     def _run(
         self,

@@ -45,6 +45,10 @@ class StudyOptions:
             "help": "A list of popularity, SASRec, and mappings of a name to a ranks.parquet, or to one a data set."
         },
     )
+    fusion: list[str] | None = field(
+        default=None,
+        metadata={"help": "Methods to fuse with SASRec's scores too, as a ceiling: each becomes 'NAME + SASRec'."},
+    )
     reference: str | None = field(
         default=None, metadata={"help": "Method that gains are given over. None: the first one."}
     )

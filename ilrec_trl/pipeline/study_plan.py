@@ -66,6 +66,11 @@ class StudyPlan:
     compare: list[tuple[str, str]]
 
     @property
+    def fusion(self) -> dict[str, str]:
+        """Methods that are fused with SASRec too, by what that is called."""
+        return {fusion_name(name): name for name in self.options.fusion or []}
+
+    @property
     def folder(self) -> Path:
         return Path(self.options.output_dir)
 
@@ -120,6 +125,11 @@ def is_finished(folder: Path) -> bool:
     return (folder / "done.json").is_file()
 
 
+def fusion_name(method: str) -> str:
+    """What a method fused with SASRec is called."""
+    return f"{method} + SASRec"
+
+
 def slug(text: str) -> str:
     """A folder's name."""
     return re.sub(r"[^\w.=,+-]+", "_", text).strip("_.") or "_"
@@ -144,7 +154,7 @@ def read_study(options: StudyOptions) -> StudyPlan:
     defaults = read_options(sections["defaults"], "defaults")
     data = {name: _data_set(name, given, defaults, sections["methods"]) for name, given in sections["data"].items()}
     baselines, files = _baselines(options, list(data))
-    names = [*sections["methods"], *baselines, *files]
+    names = [*sections["methods"], *baselines, *files, *_fusion(options, sections["methods"], data)]
     reference = options.reference or next(iter(sections["methods"]))
     compare = _listing("compare", options.compare) or [[name, reference] for name in names if name != reference]
     for pair in compare:
@@ -208,6 +218,19 @@ def _baselines(options: StudyOptions, data: list[str]) -> tuple[list[str], dict[
                 f"baselines: {entry!r} is neither {' nor '.join(BASELINES)} nor a mapping of a name to a ranks.parquet"
             )
     return own, files
+
+
+def _fusion(options: StudyOptions, methods: dict[str, Any], data: dict[str, DataSet]) -> list[str]:
+    """Names of the fused methods."""
+    for name in options.fusion or []:
+        if name not in methods:
+            raise InputError(f"fusion: there is no method {name!r}{did_you_mean(name, methods)}")
+        if fusion_name(name) in methods:
+            hint = "as a method is; rename that"
+            raise InputError(f"fusion: {name} would be called {fusion_name(name)!r}, {hint}")
+    if options.fusion and any(each.options.get("refit") for each in data.values()):
+        raise InputError("fusion: its weight is chosen on validation items, which refit trains on; drop one of them")
+    return [fusion_name(name) for name in options.fusion or []]
 
 
 def _data_set(name: str, given: Any, defaults: dict[str, Any], methods: dict[str, Any]) -> DataSet:

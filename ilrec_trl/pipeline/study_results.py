@@ -9,7 +9,9 @@ import numpy as np
 import pyarrow.parquet as pq
 
 from ..evaluation.metrics import metric_values
+from ..report.console import show
 from ..report.results import CUTS, METRICS, MethodRanks, write_results
+from ..report.study_plots import draw_study
 from ..report.study_report import render_study_report
 from .environment import device, revision, versions
 from .options import InputError
@@ -23,7 +25,12 @@ def write_study_report(plan: StudyPlan, command: str) -> dict[str, Any]:
     results = study_results(plan, command)
     plan.folder.mkdir(parents=True, exist_ok=True)
     write_results(results, plan.folder / "results.json")
-    (plan.folder / "report.md").write_text(render_study_report(results))
+    try:
+        pictures = draw_study(results, plan.folder)
+    except ImportError as error:
+        pictures = []
+        show(str(error).replace("[", "\\["))
+    (plan.folder / "report.md").write_text(render_study_report(results, pictures))
     return results
 
 
@@ -71,7 +78,7 @@ def read_ranks(plan: StudyPlan, data: DataSet) -> tuple[dict[str, list[MethodRan
     for name, given in plan.files.items():
         if data.name in given:
             files[name] = [(Path(given[data.name]), None)]
-    for name in data.methods:
+    for name in (*data.methods, *plan.fusion):
         files[name] = [(folder / slug(name) / f"seed{seed}" / "ranks.parquet", seed) for seed in plan.options.seeds]
     questions: list[tuple[str, str]] = []
     ranks: dict[str, list[MethodRanks]] = {}

@@ -28,9 +28,17 @@ import torch
 
 from ..report.results import MethodRanks, summarise_methods, write_ranks, write_results
 from ..rewards.sasrec_group import FINISHED_FILE, SASRecGroup
-from .baselines import popularity_ranks, teacher_ranks, teacher_reward, teacher_settings, train_teacher
+from .baselines import (
+    load_teacher,
+    popularity_ranks,
+    teacher_ranks,
+    teacher_reward,
+    teacher_settings,
+    train_teacher,
+)
 from .environment import device, revision, versions
 from .evaluate import load_model, model_ranks
+from .fusion import fused_ranks
 from .options import InputError
 from .prepare import PreparedData, prepare
 from .study_options import parts_of
@@ -39,7 +47,6 @@ from .train import METHODS, build_model, train_method
 
 if TYPE_CHECKING:
     from ..data.splits import NextItemExample
-    from ..rewards.sasrec import SASRecModel
 
 
 @dataclasses.dataclass
@@ -62,7 +69,8 @@ class StudyRun:
 
     def execute(self) -> None:
         """Do what is left to do."""
-        {"popularity": self._popularity, "teacher": self._teacher, "train": self._train}[self.settings["job"]]()
+        work = {"popularity": self._popularity, "teacher": self._teacher, "train": self._train, "fusion": self._fusion}
+        work[self.settings["job"]]()
         self._write("done.json", {"revision": revision()})
 
     def _popularity(self) -> None:
@@ -104,12 +112,8 @@ class StudyRun:
                 shutil.rmtree(checkpoints)
             self._write("trained.json", figures)
         if self.settings["test"]:
-            model = self._load_teacher(folder)
+            model = load_teacher(str(folder), prepared)
             self._test(lambda asked: dataclasses.replace(teacher_ranks(model, asked, {}, exclude), seed=seed))
-
-    def _load_teacher(self, folder: Path) -> SASRecModel | SASRecGroup:
-        loaded = dataclasses.replace(self.teacher, sasrec=str(folder), sasrec_folds=None, sasrec_ensemble=None)
-        return train_teacher(self.prepared, loaded, folder, self.settings["seed"])
 
     def _train(self) -> None:
         settings, folder = self.settings, self.folder / "model"
@@ -141,10 +145,25 @@ class StudyRun:
                 )
             )
         shutil.rmtree(self.folder / "ranked", ignore_errors=True)
+        if settings["trained_as"] is not None:
+            shutil.rmtree(self.folder / settings["trained_as"] / "model", ignore_errors=True)
         if not self.keep_model:
             shutil.rmtree(folder, ignore_errors=True)
-            if settings["trained_as"] is not None:
-                shutil.rmtree(self.folder / settings["trained_as"] / "model", ignore_errors=True)
+
+    def _fusion(self) -> None:
+        """The ranks of a final run's model and SASRec together; that model is of no use afterwards."""
+        folder = self.folder / self.settings["of"]
+        if not (self.folder / "ranks.parquet").exists():
+            if not (folder / "config.json").is_file():
+                run = folder.parent.resolve()
+                raise InputError(f"the model of {run} was removed after its test; remove that folder to train it anew")
+            teacher = load_teacher(str(self.folder / self.settings["teacher"]), self.prepared)
+            model, seed = load_model(folder), self.settings["seed"]
+            self._test(
+                lambda asked: fused_ranks("fusion", model, teacher, self.prepared, asked, self.evaluation, seed=seed)
+            )
+        if not self.keep_model:
+            shutil.rmtree(folder, ignore_errors=True)
 
     def _trained_before(self) -> Path | None:
         """Folder of the candidate that is this run already, while its model is there."""
@@ -159,7 +178,7 @@ class StudyRun:
         model = build_model(prepared, self.model, seed)
         reward = None
         if settings["teacher"] is not None:
-            teacher = self._load_teacher(self.folder / settings["teacher"])
+            teacher = load_teacher(str(self.folder / settings["teacher"]), prepared)
             reward = teacher_reward(teacher, prepared, self.teacher, model.device)
         with self._measured() as figures:
             trained = train_method(
@@ -185,7 +204,7 @@ class StudyRun:
         test: list[NextItemExample] = list(self.prepared.splits.test)
         with self._measured() as figures:
             ranks = rank(test)
-        self._write("tested.json", figures)
+        self._write("tested.json", figures | {"settings": ranks.settings})
         write_ranks([ranks], [example.item for example in test], self.folder / "ranks.parquet.tmp")
         os.replace(self.folder / "ranks.parquet.tmp", self.folder / "ranks.parquet")
 

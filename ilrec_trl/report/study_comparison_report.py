@@ -13,6 +13,7 @@ def render_comparisons(data: dict[str, Any]) -> list[str]:
     comparisons = f"{len(rows)} comparison{'s' if len(rows) > 1 else ''}"
     others = [METRIC_TITLES[name] for name in rows[0]["metrics"] if name != "ndcg@10"]
     header = ["a", "b", "difference", "95% interval", "each seed", "error: users", "seeds", "p", "p, Holm"]
+    single = ", ".join(dict.fromkeys(name for row in rows for name in row["single"] if name != "popularity"))
     one_seed = ", ".join(f"{row['a']} - {row['b']}" for row in rows if len(row["seeds"]) == 1)
     return [
         "### Do they differ?",
@@ -21,6 +22,7 @@ def render_comparisons(data: dict[str, Any]) -> list[str]:
         table(header, _rows(rows)),
         _warnings(rows),
         f"One seed alone, so that its chance is not covered: {one_seed}." if one_seed else "",
+        f"One run beside each seed of the other, so that its own chance is not covered: {single}." if single else "",
         "Other metrics, not corrected:",
         table(["a", "b", *others], _other_rows(rows)),
         *(_parts(rows) if rows[0]["parts"] else []),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from .markdown import METRIC_TITLES, table
@@ -9,14 +10,15 @@ from .results import METRICS
 from .study_comparison_report import render_comparisons
 
 
-def render_study_report(results: dict[str, Any]) -> str:
+def render_study_report(results: dict[str, Any], pictures: Sequence[str] = ()) -> str:
     """
     The whole report.
 
     Args:
         results (`dict`): What the study's `results.json` holds.
+        pictures (`list[str]`, *optional*): Files beside the report to show.
     """
-    parts = ["# Study", _missing(results)]
+    parts = ["# Study", _missing(results), *(f"![{name}]({name})" for name in pictures)]
     for name, data in results["data"].items():
         parts += _data(name, data, results)
     parts += [
@@ -139,10 +141,14 @@ def _largest(values: list[float | None]) -> str:
 
 
 def _setting_rows(data: dict[str, Any]) -> list[list[str]]:
+    """Every setting; values that differ between seeds one after the other."""
     rows = []
     for name, method in data["methods"].items():
-        run = method["runs"][0]
-        settings = run.get("trained", {}).get("settings", {})
-        shown = {**run.get("options", {}), **settings}
-        rows.append([name, "; ".join(f"{key} = {value}" for key, value in shown.items()) or "-"])
+        runs = []
+        for run in method["runs"]:
+            of_stages = [run.get(stage, {}).get("settings", {}) for stage in ("trained", "tested")]
+            runs.append(run.get("options", {}) | of_stages[0] | of_stages[1])
+        names = dict.fromkeys(name for run in runs for name in run)
+        values = {name: list(dict.fromkeys(str(run.get(name)) for run in runs)) for name in names}
+        rows.append([name, "; ".join(f"{name} = {' / '.join(each)}" for name, each in values.items()) or "-"])
     return rows

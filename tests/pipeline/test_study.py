@@ -41,6 +41,7 @@ def declare(data_folder, tmp_path_factory):
                 "ILRec, k = 1": {"method": "ilrec", "intermediate_layers": 1},
             },
             "baselines": ["popularity", "SASRec"],
+            "fusion": ["ILRec, k = 1"],
         } | sections
         path = root / "study.yaml"
         path.write_text(yaml.safe_dump(study, sort_keys=False).replace("FOLDER", str(data_folder)))
@@ -95,7 +96,7 @@ def results(finished):
 def test_figures_are_those_of_the_ranks(finished, results):
     methods = results["data"]["circle"]["methods"]
     assert {name: len(method["runs"]) for name, method in methods.items()} == {
-        **{"popularity": 1, "SASRec": 1, "SFT": 2, "ILRec, k = 1": 2}
+        **{"popularity": 1, "SASRec": 1, "SFT": 2, "ILRec, k = 1": 2, "ILRec, k = 1 + SASRec": 2}
     }
     for name, folders in {"SFT": "SFT", "ILRec, k = 1": "ILRec,_k_=_1"}.items():
         each = []
@@ -141,7 +142,15 @@ def test_comparisons_are_paired_by_user_and_seed(finished, results):
     # The one SASRec beside both seeds
     (sasrec,) = [row for row in results["data"]["circle"]["comparisons"] if row["a"] == "SASRec"]
     assert sasrec["seeds"] == [0, 1]
+    assert sasrec["single"] == ["SASRec"]
     assert row["holm_p_value"] >= row["metrics"]["ndcg@10"]["p_value"]
+
+
+def test_fusion_chooses_its_weight_on_validation(finished):
+    files = [finished / f"circle/ILRec,_k_=_1_+_SASRec/seed{seed}/tested.json" for seed in (0, 1)]
+    weights = [json.loads(file.read_text())["settings"]["fusion_weight"] for file in files]
+    shown = " / ".join(dict.fromkeys(map(str, weights)))
+    assert f"fusion_weight = {shown}" in (finished / "report.md").read_text()
 
 
 def test_questions_say_how_often_a_target_was_trained_on(finished, data_folder):
@@ -173,7 +182,8 @@ def test_nothing_is_done_twice_and_changes_are_refused(declare, finished, capsys
     assert study(declare()) == 0
     assert begun(finished) == before
     # What a method does not use may change
-    assert study(declare(defaults=SMALL | {"cpo_beta": 3}, methods={"SFT": {"method": "sft"}}), "--dry_run") == 0
+    sections = {"defaults": SMALL | {"cpo_beta": 3}, "methods": {"SFT": {"method": "sft"}}, "fusion": None}
+    assert study(declare(**sections), "--dry_run") == 0
     assert "to do" not in capsys.readouterr().out
     assert study(declare(defaults=SMALL | {"weight_decay": 0.5}), "--dry_run") == 2
     error = capsys.readouterr().err
@@ -207,6 +217,7 @@ def test_refit_trains_on_validation_items_for_the_chosen_epochs(declare, tmp_pat
         seeds=[4],
         defaults=SMALL | {"refit": True, "num_train_epochs": 2, "sasrec_epochs": 2},
         methods={"ILRec": {"method": "ilrec"}},
+        fusion=None,
     )
     assert study(path, "--jobs", "2", "--keep_models") == 0
     folder = tmp_path / "runs/circle"
@@ -243,10 +254,12 @@ def test_refit_trains_on_validation_items_for_the_chosen_epochs(declare, tmp_pat
         ({"baselines": ["sasrec"]}, "'sasrec' is neither popularity nor SASRec"),
         ({"baselines": [{"RecTools": "/no/ranks.parquet"}]}, "there is no file /no/ranks.parquet"),
         ({"seeds": [0, 0]}, "each once"),
+        ({"fusion": ["SFTT"]}, "fusion: there is no method 'SFTT'"),
+        ({"fusion": ["SFT"], "defaults": {"refit": True}}, "chosen on validation items, which refit trains on"),
         ({"only": ["SFTT"]}, "--only: there is no method or data set 'SFTT'"),
     ],
 )  # fmt: skip
 def test_what_cannot_be_meant_is_refused_before_any_work(declare, tmp_path, capsys, sections, message):
-    assert study(declare(output_dir=str(tmp_path / "runs"), **sections)) == 2
+    assert study(declare(**({"output_dir": str(tmp_path / "runs"), "fusion": None} | sections))) == 2
     assert message in capsys.readouterr().err
     assert not (tmp_path / "runs").exists()
