@@ -124,6 +124,8 @@ def candidate_scores(
     """
     assert asked.histories is not None
     collaborative = reward_func(asked.histories, user=asked.users).float().cpu()  # type: ignore[arg-type]
+    if not (collaborative.isfinite().all() and (collaborative >= 0).all() and (collaborative.sum(-1) > 0).all()):
+        raise ValueError("the reward function gave scores below 0, not finite, or all 0; see `check_reward_func`")
     collaborative = (collaborative / collaborative.sum(-1, keepdim=True)).clamp(min=torch.finfo().tiny).log()  # (B, I)
     excluded = asked.histories if exclude_history else None
     number = min(num_candidates, len(item_trie))

@@ -99,13 +99,41 @@ def preference_arguments(
     }
 
 
+def preference_data(
+    method: str,
+    prepared: PreparedData,
+    training: TrainingOptions,
+    args: DPOConfig | GRPOConfig,
+    validation: Sequence[NextItemExample] | None,
+) -> dict[str, Dataset]:
+    """`train_dataset`, with as many rows as the steps take, and `eval_dataset` where there is validation."""
+    wanted = args.max_steps * args.world_size
+    wanted *= training.per_device_train_batch_size * training.gradient_accumulation_steps
+    asked = {"train_dataset": list(_passes(prepared.splits.train_examples(), wanted, args.seed))}
+    if validation is not None:
+        asked["eval_dataset"] = list(validation)
+    if method == "grpo":
+        seed = prepared.options.prompt_seed
+        return {name: next_item_dataset(each, prepared.renderer, seed=seed) for name, each in asked.items()}
+    number = 1 if method == "dpo" else training.num_negatives
+    rows = {
+        name: preference_rows(prepared, each, number, training, args.seed + place)
+        for place, (name, each) in enumerate(asked.items())
+    }
+    if method == "dpo":
+        for name, each in rows.items():
+            single = [rejected[0] for rejected in each["rejected"]]
+            rows[name] = each.remove_columns("rejected").add_column("rejected", single)
+    return rows
+
+
 def preference_trainer(
     method: str,
     prepared: PreparedData,
     model: PreTrainedModel,
     training: TrainingOptions,
-    arguments: dict[str, Any],
-    validation: Sequence[NextItemExample] | None,
+    args: DPOConfig | GRPOConfig,
+    data: dict[str, Dataset],
     callbacks: Sequence[TrainerCallback],
 ) -> Trainer:
     """
@@ -116,32 +144,15 @@ def preference_trainer(
         prepared (`PreparedData`): The data.
         model ([`~transformers.PreTrainedModel`]): The model after supervised fine-tuning; trained in place.
         training (`TrainingOptions`): Options of the method.
-        arguments (`dict`): Of its configuration, see [`preference_arguments`].
-        validation (`list[NextItemExample]`, *optional*): Questions to evaluate by.
+        args ([`~trl.DPOConfig`] or [`~trl.GRPOConfig`]): From [`preference_arguments`].
+        data (`dict[str, Dataset]`): From [`preference_data`].
         callbacks (`list[TrainerCallback]`): For the trainer.
     """
-    with input_errors():
-        args = CONFIGS[method](**arguments)
-    wanted = args.max_steps * args.world_size
-    wanted *= training.per_device_train_batch_size * training.gradient_accumulation_steps
-    examples = list(_passes(prepared.splits.train_examples(), wanted, args.seed))
-    common: dict[str, Any] = {"processing_class": prepared.tokenizer, "args": args}
+    common: dict[str, Any] = {"processing_class": prepared.tokenizer, "args": args, **data}
     common["callbacks"] = [EvaluateAtTheEnd(), *callbacks]
     if method == "grpo":
-        seed = prepared.options.prompt_seed
-        common["train_dataset"] = next_item_dataset(examples, prepared.renderer, seed=seed)
-        common["eval_dataset"] = None if validation is None else prepared.questions(validation)
         reward = item_match_reward(prepared.item_trie, training.grpo_prefix_weight)
         return ItemGRPOTrainer(model, reward, item_trie=prepared.item_trie, **common)
-    number = 1 if method == "dpo" else training.num_negatives
-    common["train_dataset"] = preference_rows(prepared, examples, number, training, args.seed)
-    if validation is not None:
-        common["eval_dataset"] = preference_rows(prepared, validation, number, training, args.seed + 1)
-    if method == "dpo":
-        for name in ("train_dataset", "eval_dataset"):
-            if name in common:
-                single = [rejected[0] for rejected in common[name]["rejected"]]
-                common[name] = common[name].remove_columns("rejected").add_column("rejected", single)
     trainer = DPOTrainer if method == "dpo" else SoftmaxDPOTrainer
     return trainer(model, _copy_of(model), **common)
 

@@ -20,7 +20,7 @@ from ..trainer.ilrec_trainer import ILRecTrainer
 from .environment import default_device
 from .evaluate import evaluator_of
 from .options import EvaluationOptions, InputError, ModelOptions, TrainingOptions, mapping
-from .preference import CONFIGS, OWN_FIELDS, preference_arguments, preference_trainer, updates_of
+from .preference import CONFIGS, OWN_FIELDS, preference_arguments, preference_data, preference_trainer, updates_of
 from .preference_options import PreferenceOptions
 from .prepare import PreparedData, input_errors
 
@@ -181,20 +181,22 @@ def _train_preference(
     with input_errors():
         sft_args = SFTConfig(**start)
     updates = updates_of(sft_args, len(rows))  # in an epoch
-    arguments = preference_arguments(method, prepared, training, shared, updates) | own
+    with input_errors():
+        args = CONFIGS[method](**preference_arguments(method, prepared, training, shared, updates) | own)
+    data = preference_data(method, prepared, training, args, validation)
     history: list[dict[str, Any]] = []
     done = 0
     if training.preference_start > 0:
         sft = SFTTrainer(model, args=sft_args, train_dataset=rows, processing_class=prepared.tokenizer)
         sft.train()
         history, done = sft.state.log_history, sft.state.global_step
-    trainer = preference_trainer(method, prepared, model, training, arguments, validation, callbacks)
+    trainer = preference_trainer(method, prepared, model, training, args, data, callbacks)
     _bind(callbacks, trainer)
     trainer.train()
     trainer.save_model(str(output_dir))
     settings = settings_of(method, training, seed) | {"parameters": model.num_parameters()}
-    settings |= {"learning_rate": sft_args.learning_rate, "preference_learning_rate": trainer.args.learning_rate}
-    settings |= {"preference_steps": trainer.args.max_steps, "updates_an_epoch": updates}
+    settings |= {"learning_rate": sft_args.learning_rate, "preference_learning_rate": args.learning_rate}
+    settings |= {"preference_steps": args.max_steps, "updates_an_epoch": updates}
     # Counted on from SFT, in its epochs
     for entry in trainer.state.log_history:
         step = entry["step"] + done

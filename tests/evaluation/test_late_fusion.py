@@ -126,3 +126,10 @@ def test_refusals(store, options, message):
         late_fusion_ranks(
             model, tokenizer, dataset.remove_columns("history"), trie, collaborative(trie), weights=[1.0]
         )
+
+
+def test_scores_that_are_no_shares_are_refused(store):
+    model, tokenizer, trie, dataset = store
+    for scale in (-1.0, 0.0, math.nan):
+        with pytest.raises(ValueError, match="below 0, not finite, or all 0"):
+            late_fusion_ranks(model, tokenizer, dataset, trie, collaborative(trie, scale), weights=[1.0])

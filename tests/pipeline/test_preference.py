@@ -172,6 +172,19 @@ def test_fields_of_each_configuration(prepared, tmp_path):
         train("softmax_dpo", prepared, tmp_path, num_negatives=0)
 
 
+@pytest.mark.parametrize(
+    ("method", "options", "message"),
+    [
+        ("softmax_dpo", {"num_negatives": 24}, "items to draw 24 negatives from; ask for fewer"),
+        ("grpo", {"grpo_rollouts": 1}, "GRPO requires at least 2 generations"),
+    ],
+)
+def test_what_cannot_work_is_refused_before_sft(prepared, tmp_path, monkeypatch, method, options, message):
+    monkeypatch.setattr("ilrec_trl.pipeline.train.SFTTrainer", None)
+    with pytest.raises(InputError, match=message):
+        train(method, prepared, tmp_path, **options)
+
+
 def test_the_command_trains_without_validation(data_folder, tmp_path):
     folder = tmp_path / "data"
     assert main(["prepare", "--data", str(data_folder), "--train_on_validation", "--output_dir", str(folder)]) == 0
