@@ -47,7 +47,8 @@ class Study:
         self.processes: Any = multiprocessing.get_context(method)
         multiprocessing.set_forkserver_preload([run_in_process.__module__])
         # What the processes inherit: their share of the cores, unless the user says how many threads they have.
-        threads = max(1, len(os.sched_getaffinity(0)) // self.plan.options.jobs)
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        threads = max(1, cores // self.plan.options.jobs)
         os.environ.setdefault("OMP_NUM_THREADS", str(threads))
         os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
@@ -159,12 +160,11 @@ def run_study(options: StudyOptions, command: str) -> None:
     """The `study` command."""
     plan = read_study(options)
     study = Study(plan, command)
+    study.check()
     if options.report:
         write_study_report(plan, command)
         show(f"Report: {plan.folder / 'report.md'}")
-        return
-    study.check()
-    if options.dry_run:
+    elif options.dry_run:
         from .study_estimate import plan_rows
 
         show(list_table(*plan_rows(plan, study.jobs())))

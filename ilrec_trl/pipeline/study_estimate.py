@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from dataclasses import asdict
 
 from ..report.console import duration
 from .estimate import estimate_seconds
@@ -53,8 +54,8 @@ def _cost(job: Job, known: dict[str, dict[str, float]], test: bool | None = None
         return 0.0
     options = {name: value for name, value in settings["options"].items() if name != "train_on_validation"}
     data, model, teacher, training, evaluation = parts_of(options)
-    names = ("num_hidden_layers", "hidden_size", "per_device_train_batch_size", "num_train_epochs", "eval_batch_size")
-    key = json.dumps([data.data, *(options.get(name) for name in names)])
+    budget = training.num_train_epochs, training.per_device_train_batch_size
+    key = json.dumps([asdict(data), asdict(model), asdict(evaluation), budget])
     if key not in known:
         prepared = prepare(data, model.model)
         known[key] = estimate_seconds(prepared, model, teacher, training, evaluation, 1)

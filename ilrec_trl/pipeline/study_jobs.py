@@ -12,7 +12,7 @@ from typing import Any
 
 from .options import DataOptions, TeacherOptions, TrainingOptions
 from .study_options import OF_A_STUDY, PARTS, merge_options, parts_of, read_options
-from .study_plan import DataSet, Job, Method, StudyPlan, is_finished, slug, uses_teacher
+from .study_plan import DataSet, Job, Method, StudyPlan, candidate_name, is_finished, slug, uses_teacher
 from .train import extra_arguments, settings_of
 
 
@@ -36,10 +36,7 @@ def read_json(path: Path) -> dict[str, Any]:
 def candidate_folders(plan: StudyPlan, data: DataSet, method: Method) -> list[Path]:
     """Where the candidates of a method are, in their order."""
     root = plan.folder / slug(data.name) / slug(method.name) / "tune"
-    return [
-        root / (slug(",".join(f"{name}={value}" for name, value in candidate.items())) if candidate else "as_given")
-        for candidate in method.candidates
-    ]
+    return [root / candidate_name(candidate) for candidate in method.candidates]
 
 
 def chosen_candidate(folders: list[Path]) -> int | None:

@@ -130,6 +130,11 @@ def fusion_name(method: str) -> str:
     return f"{method} + SASRec"
 
 
+def candidate_name(candidate: dict[str, Any]) -> str:
+    """Name of a candidate's folder."""
+    return slug(",".join(f"{name}={value}" for name, value in candidate.items())) if candidate else "as_given"
+
+
 def slug(text: str) -> str:
     """A folder's name."""
     return re.sub(r"[^\w.=,+-]+", "_", text).strip("_.") or "_"
@@ -251,13 +256,15 @@ def _method(name: str, given: Any, options: dict[str, Any]) -> Method:
         raise InputError(f"{where}: method is {method!r}, not one of `ilrec train --method`{hint}")
     own = read_options(entries, where)
     of_data = {option.name for option in dataclasses.fields(DataOptions)} | OF_A_STUDY.keys()
-    if changed := sorted(of_data & own.keys()):
+    if changed := sorted(of_data & (own.keys() | tune.keys())):
         raise InputError(f"{where}: {changed[0]} is an option of the data, the same for all methods; give it there")
     for option, values in tune.items():
         if not isinstance(values, list) or not values:
             raise InputError(f"{where}: tune: {option} is {values!r}, expected a list of values")
     combinations = itertools.product(*([(option, value) for value in values] for option, values in tune.items()))
     candidates = [dict(combination) for combination in combinations]
+    if len(set(map(candidate_name, candidates))) < len(candidates):
+        raise InputError(f"{where}: tune: a value is given twice")
     result = Method(name, method, merge_options(options, own), candidates)
     for candidate in candidates:
         _check_training(method, result.options, candidate, where)

@@ -27,9 +27,18 @@ def render_study_report(results: dict[str, Any], pictures: Sequence[str] = ()) -
         f"Seeds: {', '.join(map(str, results['seeds']))}. Options and epochs were chosen on validation items alone; "
         "each run read the test split once, after its training.",
         table(["package", "version"], [[name, str(version)] for name, version in results["versions"].items()]),
-        f"Revision `{results['revision']}`, device: {results['device']}.",
+        f"Report by revision `{results['revision']}`. {_made_by(results)}",
     ]
     return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def _made_by(results: dict[str, Any]) -> str:
+    """Revisions and devices of the runs, which may be of different days."""
+    runs = [run for data in results["data"].values() for method in data["methods"].values() for run in method["runs"]]
+    stages = [run[stage] for run in runs for stage in ("trained", "tested") if stage in run]
+    revisions = ", ".join(f"`{each}`" for each in dict.fromkeys(stage["revision"] for stage in stages))
+    devices = "; ".join(dict.fromkeys(stage["device"] for stage in stages))
+    return f"Runs by revision {revisions}, on: {devices}." if stages else ""
 
 
 def _missing(results: dict[str, Any]) -> str:

@@ -240,6 +240,8 @@ def test_refit_trains_on_validation_items_for_the_chosen_epochs(declare, tmp_pat
         ({"methods": {"SFT": {"method": "sft", "learning_rat": 1}}}, "no option 'learning_rat'; did you mean"),
         ({"methods": {"SFT": {"method": "sftt"}}}, "method is 'sftt', not one of `ilrec train --method`"),
         ({"methods": {"SFT": {"method": "sft", "tune": {"learning_rate": 1}}}}, "expected a list of values"),
+        ({"methods": {"SFT": {"method": "sft", "tune": {"learning_rate": [1, 1]}}}}, "a value is given twice"),
+        ({"methods": {"SFT": {"method": "sft", "tune": {"max_history": [1, 2]}}}}, "is an option of the data"),
         ({"methods": {"SFT": {"method": "sft", "learning_rate": "fast"}}}, "is 'fast', expected a number"),
         ({"methods": {"A": {"method": "ilrec", "cpo_penalty": "x"}}}, "methods: A: `cpo_penalty` must be one of"),
         ({"methods": {"A": {"method": "sft", "max_history": 3}}}, "max_history is an option of the data"),
