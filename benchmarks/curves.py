@@ -12,6 +12,7 @@ benchmarks/results/curves.csv and curves.png.
 """
 
 import argparse
+import functools
 import sys
 import time
 import warnings
@@ -25,13 +26,18 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 import numpy as np  # noqa: E402
 import torch  # noqa: E402
 from scipy.optimize import nnls  # noqa: E402
+from transformers import LlamaConfig, LlamaForCausalLM  # noqa: E402
 
 from benchmarks.measurements import RESULTS, compare, in_turn, write_results  # noqa: E402
 from benchmarks.training import ON_CPU  # noqa: E402
 from benchmarks.training_systems import Job, Workbench, systems  # noqa: E402
 from ilrec_trl.items.item_trie import ItemTrie  # noqa: E402
+from ilrec_trl.trainer.cross_layer_forward import project_groups  # noqa: E402
 from ilrec_trl.trainer.ilrec_config import ILRecConfig  # noqa: E402
-from ilrec_trl.trainer.ilrec_loss import ILRecLoss, TargetPositions, TokenRewards  # noqa: E402
+from ilrec_trl.trainer.ilrec_loss import ILRecLoss  # noqa: E402
+from ilrec_trl.trainer.model_parts import find_model_parts  # noqa: E402
+from ilrec_trl.trainer.target_positions import TargetPositions  # noqa: E402
+from ilrec_trl.trainer.target_rewards import share_rewards  # noqa: E402
 
 
 HIDDEN = 128
@@ -51,33 +57,29 @@ def random_trie(num_items: int, first_token: int = 3) -> ItemTrie:
 
 
 def terms_seconds(K: int, N: int, V: int) -> Callable[[], float]:
-    """Heads of all layers, mining, CPO, CPD and CRR at N positions, and their gradient."""
+    """Heads of all layers, mining, CPO, CPD and CRR at N positions, and their gradient, given the hidden states."""
     trie = random_trie(10_000)
-    sequences = trie.arrays  # positions walk down random items
     generator = torch.Generator().manual_seed(0)
-    nodes, labels, items = [], [], []
-    for item in torch.randint(len(trie), (N // 4 + 1,), generator=generator).tolist():
-        path, node = sequences.path(int(sequences.item_leaf[item])), 0
-        for token in path:
-            nodes.append(node)
-            labels.append(token)
-            items.append(len(nodes) // 4)
-            node = int(trie.child(torch.tensor([node]), torch.tensor([token])))
-    targets = TargetPositions(
-        torch.ones(1, N, dtype=torch.bool), *(torch.tensor(values[:N]) for values in (labels, nodes, items))
-    )
-    targets.items.clamp_(max=N // 4)
-    scores = torch.rand(N // 4 + 1, len(trie), generator=generator)
-    rewards = TokenRewards.from_scores(scores, targets, trie)
-    loss = ILRecLoss(ILRecConfig("unused", use_cpu=True, bf16=False), 3.0, 1.0, trie, V, 0, list(range(K)))
-    head = torch.nn.Linear(HIDDEN, V, bias=False)
-    states = torch.randn(K + 1, N, HIDDEN, generator=generator, requires_grad=True)
+    chosen = torch.randint(len(trie), (N // 4,), generator=generator).tolist()
+    tokens = torch.tensor([trie.sequence(item) for item in chosen]).flatten()
+    input_ids = torch.cat([torch.zeros(1, dtype=torch.long), tokens])[None]  # (1, N + 1)
+    numbers = torch.cat([torch.zeros(1, dtype=torch.long), torch.arange(N) // 4 + 1])[None]
+    args = ILRecConfig("unused", use_cpu=True, bf16=False)
+    loss = ILRecLoss(args, 3.0, 1.0, trie, V, 0, list(range(K)))
+    targets = TargetPositions.from_batch(input_ids, input_ids, numbers, trie, by_level=loss.by_level)
+    scores = torch.rand(N // 4, len(trie), generator=generator)
+    shares = share_rewards(lambda history: scores, {"history": chosen}, targets, trie)
+    sizes = {"num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 8}
+    model = LlamaForCausalLM(LlamaConfig(vocab_size=V, hidden_size=HIDDEN, **sizes))
+    states = torch.randn(N, HIDDEN, generator=generator, requires_grad=True)
+    layers = torch.randn(K, N, HIDDEN, generator=generator, requires_grad=True)
+    position_loss = functools.partial(loss, targets=targets, shares=shares)
+    given = (find_model_parts(model), targets.groups, states, targets.target_ids, layers)
 
     def run() -> float:
         started = time.perf_counter()
-        logits = head(states)
-        terms, _ = loss(logits[-1], logits[:-1], targets, rewards)
-        terms.sum().backward()
+        blocks = project_groups(model, *given, position_loss, args.max_logits_mib)
+        sum(terms.sum() - fields["log_probs"].sum() for fields, terms, _ in blocks).backward()
         return time.perf_counter() - started
 
     return run
@@ -99,15 +101,17 @@ def reward_seconds(T: int, I: int) -> Callable[[], float]:  # noqa: E741
         for _ in range(trie.depth):
             node = int(trie.arrays.parent(torch.tensor([node])))
             nodes.append(node)
+    nodes = torch.tensor(nodes)
+    ids = torch.zeros_like(nodes)
     items = torch.arange(T).repeat_interleave(trie.depth)
-    empty = torch.zeros(1, len(nodes), dtype=torch.bool)
-    targets = TargetPositions(empty, torch.zeros(len(nodes), dtype=torch.long), torch.tensor(nodes), items)
+    bounds = [0, *trie.arrays.child_counts(nodes).cumsum(0).tolist()]
+    targets = TargetPositions([], ids, ids, items, nodes, bounds)
 
     def run() -> float:
         histories = generator.integers(0, I, (T, 10)).astype(str).tolist()
         started = time.perf_counter()
         with torch.no_grad():
-            TokenRewards.from_scores(reward_func(histories), targets, trie)
+            share_rewards(reward_func, {"history": histories}, targets, trie)
         return time.perf_counter() - started
 
     return run

@@ -20,9 +20,9 @@ from ilrec_trl.pipeline.grpo import ItemGRPOTrainer, item_match_reward
 from ilrec_trl.rewards.rewards import SASRecReward
 from ilrec_trl.rewards.sasrec import SASRecConfig, SASRecModel
 from ilrec_trl.trainer.ilrec_config import ILRecConfig
-from ilrec_trl.trainer.ilrec_loss import TargetPositions
 from ilrec_trl.trainer.ilrec_trainer import ILRecTrainer
 from ilrec_trl.trainer.softmax_dpo_trainer import SoftmaxDPOTrainer
+from ilrec_trl.trainer.target_positions import TargetPositions
 
 
 LEVELS, CODES = 4, 256
@@ -204,23 +204,24 @@ class NaiveILRecTrainer(SFTTrainer):
         layers = [head(norm(hidden)).float() for hidden in outputs.hidden_states[-4:-1]]  # K of (B, S, V)
         last = outputs.logits.float()  # (B, S, V)
         targets = TargetPositions.from_batch(inputs["input_ids"], labels, target_items, self.item_trie)
+        where = targets.groups[0]
+        places = zip(where.rows.tolist(), (where.columns + labels.size(1) - 1).tolist(), strict=True)
+        numbers = {place: number for number, place in enumerate(places)}
         rewards = None
         if self.reward_func is not None:
             scores = self.reward_func(columns["history"])
             rewards = self.item_trie.token_rewards(scores, targets.nodes, last.size(-1), rows=targets.items)
         total = last.sum() * 0.0
-        number = 0
         for row in range(labels.size(0)):
             for position in range(labels.size(1) - 1):
                 if labels[row, position + 1] == -100:
                     continue
                 z, target = last[row, position], labels[row, position + 1]
                 total = total - z.log_softmax(-1)[target]
-                if targets.mask[row, position]:
+                if (number := numbers.get((row, position))) is not None:
                     reward = None if rewards is None else rewards[number]
                     allowed = self.item_trie.allowed_mask(targets.nodes[number : number + 1], last.size(-1))[0]
                     total = total + self._terms(z, [layer[row, position] for layer in layers], target, allowed, reward)
-                    number += 1
         loss = total / num_items_in_batch
         return (loss, outputs) if return_outputs else loss
 

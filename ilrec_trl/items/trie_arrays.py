@@ -8,6 +8,8 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
+from .level_vocabulary import LevelVocabulary
+
 
 # A node whose share of a user's reward mass is below this is summed again item by item: the difference of two float64
 # prefix sums is exact to about 1e-16 of the whole, so that here 1e-10 of the node's own mass is kept.
@@ -60,6 +62,14 @@ class TrieArrays:
         """Distinct tokens of all items `(T,)`, ascending."""
         return self.node_tokens[1:].unique().long()
 
+    @cached_property
+    def level_vocabulary(self) -> LevelVocabulary:
+        """Distinct tokens of each level, see [`LevelVocabulary`]."""
+        starts = self.level_starts
+        return LevelVocabulary.from_levels(
+            [self.node_tokens[starts[level] : starts[level + 1]] for level in range(1, self.depth + 1)]
+        )
+
     def level_size(self, level: int) -> int:
         """Number of nodes that deep."""
         return self.level_starts[level + 1] - self.level_starts[level]
@@ -77,7 +87,7 @@ class TrieArrays:
     def to(self, device: torch.device) -> TrieArrays:
         copy = object.__new__(TrieArrays)
         for name, value in self.__dict__.items():
-            setattr(copy, name, value.to(device) if isinstance(value, Tensor) else value)
+            setattr(copy, name, value.to(device) if isinstance(value, Tensor | LevelVocabulary) else value)
         return copy
 
     def child(self, nodes: Tensor, tokens: Tensor, level: int | None = None) -> Tensor:
@@ -97,10 +107,13 @@ class TrieArrays:
         found = (low < end) & (self.node_tokens[low.clamp(max=last)] == tokens) & (nodes >= 0)
         return torch.where(found, low, -1)
 
-    def children(self, nodes: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Row, token and child node of every edge below `nodes` `(N,)`, each `(E,)`."""
+    def children(self, nodes: Tensor, num_edges: int | None = None) -> tuple[Tensor, Tensor, Tensor]:
+        """
+        Row, token and child node of every edge below `nodes` `(N,)`, each `(E,)`. Where E is known, an accelerator
+        need not be waited for.
+        """
         starts, counts = self._child_ranges(nodes)  # (N,)
-        rows, child_nodes = ragged_ranges(starts, counts)  # (E,)
+        rows, child_nodes = ragged_ranges(starts, counts, num_edges)  # (E,)
         return rows, self.node_tokens[child_nodes].long(), child_nodes
 
     def padded_children(self, nodes: Tensor, level: int) -> tuple[Tensor, Tensor, Tensor]:
@@ -125,6 +138,10 @@ class TrieArrays:
         children = (starts[..., None] + places).clamp_(max=len(self.node_tokens) - 1)  # (..., W, C)
         return self.node_tokens[children].long(), children, places < counts[..., None]
 
+    def child_counts(self, nodes: Tensor) -> Tensor:
+        """Number of children of each of `nodes`, in their shape; 0 for -1."""
+        return self._child_ranges(nodes)[1]
+
     def _child_ranges(self, nodes: Tensor) -> tuple[Tensor, Tensor]:
         """First child and number of children of each node, in the shape of `nodes`."""
         known = nodes.clamp(min=0)
@@ -147,10 +164,14 @@ class TrieArrays:
         padding = prefixes < 0
         if (padding[:, :-1] & ~padding[:, 1:]).any():
             raise ValueError("A row of prefixes has a token after padding. Pad with -1 at the end of each row only.")
+        return self.descend(prefixes)
+
+    def descend(self, prefixes: Tensor) -> Tensor:
+        """As `locate`, of prefixes that are known to be padded at the end alone."""
         nodes = prefixes.new_zeros(len(prefixes), dtype=torch.long)  # (N,)
         for level in range(prefixes.shape[1]):
             deeper = self.child(nodes, prefixes[:, level], level) if level < self.depth else nodes.new_tensor(-1)
-            nodes = torch.where(padding[:, level], nodes, deeper)
+            nodes = torch.where(prefixes[:, level] < 0, nodes, deeper)
         return nodes
 
     def child_shares(self, item_scores: Tensor, nodes: Tensor, rows: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -220,9 +241,9 @@ class TrieArrays:
         return None
 
 
-def ragged_ranges(starts: Tensor, counts: Tensor) -> tuple[Tensor, Tensor]:
+def ragged_ranges(starts: Tensor, counts: Tensor, total: int | None = None) -> tuple[Tensor, Tensor]:
     """Row `(E,)` and value `(E,)` of all numbers from `starts[n]` to `starts[n] + counts[n] - 1`, row after row."""
-    rows = torch.repeat_interleave(counts)  # (E,)
+    rows = torch.repeat_interleave(counts, output_size=total)  # (E,)
     offsets = starts - (counts.cumsum(0) - counts)  # (N,)
     return rows, torch.arange(len(rows), device=rows.device) + offsets[rows]
 

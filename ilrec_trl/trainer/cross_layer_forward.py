@@ -14,7 +14,7 @@ from torch.utils.checkpoint import checkpoint
 from transformers import PreTrainedModel
 
 from ._trl import FusedCausalLMOutput, load_balancing_loss
-from .model_parts import ModelParts, find_model_parts, normalise, project_to_logits
+from .model_parts import ModelParts, find_model_parts, normalise, project_to_logits, take_head_rows
 
 
 @dataclass
@@ -25,13 +25,34 @@ class CrossLayerOutput(FusedCausalLMOutput):
 
     Args:
         terms (`torch.Tensor` of shape `(N,)`):
-            Terms of the loss, in row-major order of the positions.
+            Terms of the loss, in the order of the groups.
         logged (`dict[str, torch.Tensor]`):
             Values to log, `(N,)` each.
     """
 
     terms: Tensor | None = None
     logged: dict[str, Tensor] | None = None
+
+
+@dataclass
+class PositionGroup:
+    """
+    Positions that are projected to the vocabulary in the same way.
+
+    Args:
+        rows, columns (`torch.Tensor` of shape `(m,)`):
+            Where they are among the `(B, S - 1)` positions whose next token is predicted. Columns count from the end,
+            `-1` is the last: prompt-learning adapters put virtual tokens before the sequence.
+        is_target (`bool`):
+            Whether the loss wants the logits of the intermediate layers, too.
+        tokens (`torch.Tensor` of shape `(R,)`, *optional*):
+            Those tokens alone that it wants of them. All when omitted.
+    """
+
+    rows: Tensor
+    columns: Tensor
+    is_target: bool
+    tokens: Tensor | None = None
 
 
 class _LayerRecorder:
@@ -73,14 +94,17 @@ def add_cross_layer_forward(
 ) -> None:
     """
     Patch `model.forward`, on top of TRL's fused head, so that `model(..., labels=labels, fused_lm_head=True,
-    target_mask=mask, position_loss=position_loss)` returns a [`CrossLayerOutput`]: backbone, final norm, head and loss
+    groups=groups, position_loss=position_loss)` returns a [`CrossLayerOutput`]: backbone, final norm, head and loss
     all run inside this forward, so that wrappers which shard or gather parameters (DDP, FSDP, DeepSpeed) see one pass.
     Other calls go on unchanged.
 
-    `target_mask`, a `bool` tensor of shape `(B, S - 1)`, is `True` where the next token belongs to a target item. Only
-    the positions with a label are projected to the vocabulary, and the intermediate layers only at the targets.
-    `position_loss(logits, layer_logits, start)` is given float32 logits `(n, V)` and `(K, n, V)` of the target
-    positions `start` to `start + n - 1`, in row-major order, and returns a term and values to log for each of them.
+    `groups`, a list of [`PositionGroup`], holds every position with a label once, the targets first. Only these are
+    projected to the vocabulary, and the intermediate layers only at the targets.
+
+    `position_loss(logits, log_normaliser, layer_logits, tokens, start)` is given float32 logits `(n, V)` of the last
+    layer, their logsumexp `(n,)`, and logits `(K, n, R)` of the intermediate layers for the `tokens` of the group, or
+    `(K, n, V)`, at the target positions `start` to `start + n - 1` in the order of the groups. It returns a term and
+    values to log for each of them.
 
     Args:
         model ([`~transformers.PreTrainedModel`]):
@@ -99,7 +123,7 @@ def add_cross_layer_forward(
 
     # Keep the signature of the model's own forward: Trainer and `generate` read it
     @functools.wraps(type(model).forward)
-    def cross_layer_forward(self, *args, target_mask=None, position_loss=None, labels=None, **kwargs):
+    def cross_layer_forward(self, *args, groups=None, position_loss=None, labels=None, **kwargs):
         if position_loss is None or not kwargs.pop("fused_lm_head", False):
             if labels is not None:
                 kwargs["labels"] = labels
@@ -110,8 +134,7 @@ def add_cross_layer_forward(
         if getattr(text_config, "output_router_logits", False):
             kwargs.setdefault("output_router_logits", True)
         backbone, raw = recorder.run(self.base_model, *args, **kwargs)
-        positions = _cut_positions(self, recorder, backbone.last_hidden_state, raw, target_mask, labels)
-        output = _project(self, positions, position_loss, max_logits_mib)
+        output = _score(self, recorder, backbone.last_hidden_state, raw, labels, groups, position_loss, max_logits_mib)
         if kwargs.get("output_router_logits"):
             output.aux_loss = load_balancing_loss(text_config, backbone.router_logits, kwargs.get("attention_mask"))
         return output
@@ -119,106 +142,88 @@ def add_cross_layer_forward(
     model.forward = types.MethodType(cross_layer_forward, model)
 
 
-@dataclass
-class _Positions:
-    """
-    What is projected to the vocabulary: M positions with a label, N of which are targets.
-
-    Args:
-        label_mask (`torch.Tensor` of shape `(B, S - 1)`):
-            Where the labels are.
-        labels (`torch.Tensor` of shape `(M,)`):
-            Next tokens.
-        hidden_states (`torch.Tensor` of shape `(M, H)`):
-            Normed output of the last layer.
-        is_target (`torch.Tensor` of shape `(M,)`):
-            Which of them are targets.
-        layers (`torch.Tensor` of shape `(K, N, H)`):
-            Raw outputs of the intermediate layers at the targets.
-    """
-
-    label_mask: Tensor
-    labels: Tensor
-    hidden_states: Tensor
-    is_target: Tensor
-    layers: Tensor
-
-
 # The number of targets differs from batch to batch, so compiled code would be compiled again and again
 @torch.compiler.disable
-def _cut_positions(model, recorder, last_hidden_state, raw, target_mask, labels) -> _Positions:
-    parts = find_model_parts(model)
+def _score(model, recorder, last_hidden_state, raw, labels, groups, position_loss, max_logits_mib) -> CrossLayerOutput:
+    parts = find_model_parts(model)  # looked up on each call, since PEFT and FSDP replace modules
     device = parts.head.weight.device
-    hidden_states = last_hidden_state[:, :-1].to(device)  # (B, S - 1, H)
     labels = labels[:, 1:].to(device)  # (B, S - 1)
-    label_mask = labels != -100
-    # Prompt-learning adapters put virtual tokens before the sequence
-    missing = label_mask.size(1) - target_mask.size(1)
-    target_mask = nn.functional.pad(target_mask.to(device), (missing, 0))  # (B, S - 1)
+    rows, columns = (torch.cat([getattr(group, name) for group in groups]).to(device) for name in ("rows", "columns"))
+    places = (rows + 1) * labels.size(1) + columns  # (M,), in the flattened (B, S - 1)
+
     # Cut after the backbone, never in a hook: under reentrant checkpointing rows cut in a hook are detached
-    *rows, last = [output[:, :-1].to(device) for output in raw]  # K + 1 of (B, S - 1, H)
-    if not recorder.checked and label_mask.any():
-        _check_final_norm(model, parts, last[label_mask], hidden_states[label_mask])
+    def cut(output, count=None):
+        flat = (places + rows)[:count].to(output.device)  # in the flattened (B, S)
+        return output.flatten(0, 1).index_select(0, flat).to(device)
+
+    hidden_states = cut(last_hidden_state)  # (M, H)
+    if not recorder.checked and len(places):
+        _check_final_norm(model, parts, cut(raw[-1]), hidden_states)
         recorder.checked = True
-    layers = torch.stack([row[target_mask] for row in rows])  # (K, N, H)
-    return _Positions(label_mask, labels[label_mask], hidden_states[label_mask], target_mask[label_mask], layers)
-
-
-@torch.compiler.disable
-def _project(model, positions: _Positions, position_loss, max_logits_mib: float) -> CrossLayerOutput:
-    """Logits and what the loss makes of them, a block of positions at a time where they are too many."""
-
-    def project(hidden_states, labels, is_target, layers, start):
-        parts = find_model_parts(model)  # looked up on each call, since PEFT and FSDP replace modules
-        logits = project_to_logits(model, hidden_states)  # (m, V)
-        fields = _score_labels(logits, labels)
-        logits = logits if layers.size(1) == len(logits) else logits[is_target]  # (n, V)
-        layer_logits = project_to_logits(model, normalise(parts, layers))  # (K, n, V)
-        return fields, *position_loss(logits, layer_logits, start)
-
-    count = len(positions.labels)
-    size = _block_size(model, len(positions.layers), max_logits_mib)
-    if count <= size:
-        whole = (positions.hidden_states, positions.labels, positions.is_target, positions.layers)
-        blocks = [project(*whole, 0)]
-    else:
-        ends = positions.is_target.cumsum(0)[size - 1 :: size].tolist()
-        blocks, start = [], 0
-        for first, end in zip(range(0, count, size), [*ends, positions.layers.size(1)], strict=False):
-            block = slice(first, first + size)
-            arguments = (positions.hidden_states[block], positions.labels[block], positions.is_target[block])
-            # Logits are not kept for the backward pass, which computes them again
-            run = functools.partial(checkpoint, use_reentrant=False, preserve_rng_state=False)
-            blocks.append(run(project, *arguments, positions.layers[:, start:end], start))
-            start = end
+    num_targets = sum(len(group.rows) for group in groups if group.is_target)
+    layers = torch.stack([cut(output, num_targets) for output in raw[:-1]])  # (K, N, H)
+    blocks = project_groups(
+        model, parts, groups, hidden_states, labels.flatten()[places], layers, position_loss, max_logits_mib
+    )
     fields, terms, logged = zip(*blocks, strict=True)
-    mask = positions.label_mask
-    # `masked_scatter` keeps a batch without any label connected to the model, as every rank's backward needs
+    nothing = labels.new_zeros(labels.numel(), dtype=fields[0]["log_probs"].dtype)
+    # A batch without any label, too, is so connected to the model, as every rank's backward needs
     scored = {name: torch.cat([block[name] for block in fields]) for name in fields[0]}  # (M,) each
     return CrossLayerOutput(
-        **{name: value.new_zeros(mask.shape).masked_scatter(mask, value) for name, value in scored.items()},
-        label_mask=mask,
+        **{name: nothing.index_copy(0, places, value).view_as(labels) for name, value in scored.items()},
+        label_mask=labels != -100,
         terms=torch.cat(terms),
-        logged={name: torch.cat([block[name] for block in logged]) for name in logged[0]},
+        logged={name: torch.cat([block[name] for block in logged if block]) for name in logged[0]},
     )
 
 
-def _block_size(model: PreTrainedModel, num_layers: int, max_logits_mib: float) -> int | float:
-    """Positions whose float32 logits, of the last and of the intermediate layers, fill the budget."""
-    row = 4 * model.config.get_text_config().vocab_size * (num_layers + 1) / 2**20  # MiB
-    return max_logits_mib if max_logits_mib == math.inf else max(1, int(max_logits_mib / row))
+def project_groups(model, parts, groups, hidden_states, labels, layers, position_loss, max_logits_mib):
+    """Logits and what the loss makes of them, a block of positions at a time where they are too many."""
+
+    def project(hidden_states, labels, layers, head, tokens, start):
+        logits = project_to_logits(model, hidden_states)  # (m, V)
+        log_normaliser = logits.logsumexp(-1)  # (m,)
+        log_probs = logits.gather(1, labels[:, None]).squeeze(1) - log_normaliser
+        terms, values = log_probs[:0], {}
+        if layers is not None:
+            layer_logits = project_to_logits(model, normalise(parts, layers), head)  # (K, m, V or R)
+            if tokens is not None and head is None:
+                layer_logits = layer_logits[..., tokens]
+            terms, values = position_loss(logits, log_normaliser, layer_logits, tokens, start)
+        # Last, so that it is not computed again in the backward pass
+        return {"log_probs": log_probs, **_describe(logits, log_normaliser, labels)}, terms, values
+
+    vocab_size, budget = model.config.get_text_config().vocab_size, max_logits_mib * 2**20 / 4
+    row_sizes = [vocab_size + group.is_target * len(layers) * _width(group, vocab_size) for group in groups]  # floats
+    whole = sum(len(group.rows) * size for group, size in zip(groups, row_sizes, strict=True)) <= budget
+    # Logits of a block are not kept for the backward pass, which computes them again
+    run = project if whole else functools.partial(checkpoint, project, use_reentrant=False, preserve_rng_state=False)
+    blocks, start, without_targets = [], 0, layers.size(1) == 0
+    for group, row_size in zip(groups, row_sizes, strict=True):
+        end = start + len(group.rows)
+        tokens = None if group.tokens is None else group.tokens.to(hidden_states.device)
+        head = None if tokens is None else take_head_rows(parts.head, tokens)
+        step = max(1, end - start if whole else int(budget / row_size))
+        # An empty block, too, names the values to log, which every rank must have
+        for first in range(start, end, step) or ([start] if without_targets and group is groups[0] else []):
+            block = slice(first, min(first + step, end))
+            states = layers[:, block] if group.is_target else None
+            blocks.append(run(hidden_states[block], labels[block], states, head, tokens, first))
+        start = end
+    return blocks
 
 
-def _score_labels(logits: Tensor, labels: Tensor) -> dict[str, Tensor]:
-    """The per-token fields of TRL's fused output, `(m,)` each."""
-    log_probs = logits.log_softmax(-1)  # (m, V)
-    with torch.no_grad():
-        entropy = -(log_probs.exp() * log_probs).sum(-1)
-        is_top1 = (logits.argmax(-1) == labels).to(logits.dtype)
+def _width(group: PositionGroup, vocab_size: int) -> int:
+    return vocab_size if group.tokens is None else len(group.tokens)
+
+
+@torch.no_grad()
+def _describe(logits: Tensor, log_normaliser: Tensor, labels: Tensor) -> dict[str, Tensor]:
+    """The fields of TRL's fused output that it logs, `(m,)` each."""
+    probabilities = (logits - log_normaliser[:, None]).exp_()  # (m, V)
     return {
-        "log_probs": log_probs.gather(1, labels[:, None]).squeeze(1),
-        "entropy": entropy,
-        "is_top1": is_top1,
+        "entropy": log_normaliser - probabilities.mul_(logits).sum(-1),
+        "is_top1": (logits.argmax(-1) == labels).to(logits.dtype),
     }
 
 

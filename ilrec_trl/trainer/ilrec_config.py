@@ -36,6 +36,11 @@ class ILRecConfig(SFTConfig):
         restrict_to_items (`bool`, *optional*, defaults to `True`):
             Mine only among the tokens that can follow the target's prefix in some item. Used when the trainer is given
             an `item_trie`.
+        layer_vocabulary (`str`, *optional*, defaults to `"items"`):
+            Tokens over which the distributions of the intermediate layers, and that of the last layer where they are
+            compared with it, are taken. `"items"`: those that an item of the catalogue can have at the position's
+            level (where levels share tokens, at any of these), so that only their rows of the head are multiplied.
+            `"all"` (the paper): the whole vocabulary; always so without an `item_trie` or `restrict_to_items`.
         cpo_beta (`float`, *optional*):
             Strength of the penalty on the negatives. `None`: 3 when negatives are mined among an `item_trie`'s
             continuations, 1 otherwise.
@@ -78,6 +83,14 @@ class ILRecConfig(SFTConfig):
     )
     restrict_to_items: bool = field(
         default=True, metadata={"help": "Mine only among the continuations that the catalogue allows."}
+    )
+    layer_vocabulary: str = field(
+        default="items",
+        metadata={
+            "help": "Tokens over which distributions of the intermediate layers are taken: those of the catalogue at "
+            "the position's level, or all.",
+            "choices": ["items", "all"],
+        },
     )
     cpo_beta: float | None = field(
         default=None,
@@ -148,6 +161,7 @@ class ILRecConfig(SFTConfig):
 
 
 _CHOICES = {
+    "layer_vocabulary": ("items", "all"),
     "negative_selection": ("threshold", "top_k"),
     "cpo_penalty": ("additive", "multiplicative"),
     "crr_scope": ("negatives", "prefix"),

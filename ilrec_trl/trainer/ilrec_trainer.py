@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import functools
 from collections import defaultdict
 from collections.abc import Callable
 from typing import Any
@@ -28,13 +29,14 @@ from .checkpoints import find_last_whole_checkpoint
 from .cross_layer_forward import CrossLayerOutput, add_cross_layer_forward
 from .data_collator import REWARD_COLUMNS, DataCollatorForItemCompletion
 from .ilrec_config import ILRecConfig
-from .ilrec_loss import ILRecLoss, TargetPositions, TokenRewards
+from .ilrec_loss import ILRecLoss
 from .model_card import add_ilrec_section
 from .model_parts import find_model_parts, resolve_intermediate_layers
 from .refusals import refuse_incomplete_arguments, refuse_unsupported, refuse_without_items
 from .target_items import TargetMarker
 from .target_packing import pack_with_targets
-from .target_rewards import score_targets, try_reward_func
+from .target_positions import TargetPositions
+from .target_rewards import share_rewards, try_reward_func
 
 
 logger = logging.get_logger(__name__)
@@ -230,16 +232,13 @@ class ILRecTrainer(SFTTrainer):
         target_items = inputs.pop("target_items", None)
         if self._is_plain_sft:
             return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
-        targets = TargetPositions.from_batch(inputs["input_ids"], inputs["labels"], target_items, self.item_trie)
-        rewards = None
+        batch = (inputs["input_ids"], inputs["labels"], target_items)
+        targets = TargetPositions.from_batch(*batch, self.item_trie, by_level=self.ilrec_loss.by_level)
+        shares = None
         if self.crr_weight > 0:
-            scores = score_targets(self.reward_func, columns, len(self.item_trie), targets.nodes.device)  # (T, I)
-            rewards = TokenRewards.from_scores(scores, targets, self.item_trie)
-
-        def position_loss(logits, layer_logits, start):
-            return self.ilrec_loss(logits, layer_logits, targets, rewards, start)
-
-        recorder = _LastOutput(model, self.model.training, target_mask=targets.mask, position_loss=position_loss)
+            shares = share_rewards(self.reward_func, columns, targets, self.item_trie)  # (E,)
+        position_loss = functools.partial(self.ilrec_loss, targets=targets, shares=shares)
+        recorder = _LastOutput(model, self.model.training, groups=targets.groups, position_loss=position_loss)
         result = super().compute_loss(recorder, inputs, return_outputs, num_items_in_batch)
         output = recorder.output
         terms = output.terms  # (N,)

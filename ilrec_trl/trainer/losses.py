@@ -107,7 +107,14 @@ def _masked_softmax(scores: Tensor, mask: Tensor) -> Tensor:
 
 
 def cross_layer_preference_loss(
-    logits: Tensor, target_ids: Tensor, weights: Tensor, *, beta: float, penalty: str = "additive"
+    logits: Tensor,
+    target_ids: Tensor,
+    weights: Tensor,
+    *,
+    beta: float,
+    penalty: str = "additive",
+    log_normaliser: Tensor | None = None,
+    mean_logits: Tensor | None = None,
 ) -> Tensor:
     """
     Cross-layer preference optimisation (CPO, Section 3.2): cross-entropy in whose normaliser the negatives weigh more.
@@ -123,21 +130,29 @@ def cross_layer_preference_loss(
             Strength of the penalty; at 0 this is plain cross-entropy.
         penalty (`str`, *optional*, defaults to `"additive"`):
             `"additive"`: a negative's logit z becomes z + beta * w. `"multiplicative"`: z + beta * w * max(z - m, 0)
-            with
-            m the mean logit of the position (no gradient), the paper's z * (1 + beta * w) made shift-invariant.
+            with m the mean logit of the position (no gradient), the paper's z * (1 + beta * w) made shift-invariant.
+        log_normaliser, mean_logits (`torch.Tensor` of shape `(N,)`, *optional*):
+            Where `logits` are only some columns of the vocabulary, those of the target and of all negatives among
+            them: logsumexp and mean over all of it. `target_ids` then count those columns.
 
     Returns:
         `torch.Tensor` of shape `(N,)`: the loss of each position.
     """
     logits = _full_precision(logits)
-    if penalty == "additive":
-        penalised = logits + beta * weights  # (N, V)
-    elif penalty == "multiplicative":
-        above_mean = (logits - logits.detach().mean(-1, keepdim=True)).clamp(min=0)  # (N, V)
-        penalised = logits + beta * weights * above_mean
-    else:
+    log_normaliser = logits.logsumexp(-1) if log_normaliser is None else log_normaliser  # (N,)
+    raised = beta * weights  # (N, V), what the penalty adds to each logit
+    if penalty == "multiplicative":
+        mean_logits = logits.detach().mean(-1) if mean_logits is None else mean_logits
+        raised = raised * (logits - mean_logits[:, None]).clamp(min=0)
+    elif penalty != "additive":
         raise ValueError(f"`penalty` must be 'additive' or 'multiplicative', got {penalty!r}.")
-    return penalised.logsumexp(-1) - logits.gather(1, target_ids[:, None]).squeeze(1)
+    cross_entropy = log_normaliser - logits.gather(1, target_ids[:, None]).squeeze(1)
+    # The normaliser grows by the factor 1 + sum of p (e^raised - 1), here divided by e^shift lest it overflow
+    penalised = logits - log_normaliser[:, None] + raised  # (N, V)
+    shift = penalised.detach().amax(-1, keepdim=True).clamp(min=0)  # (N, 1)
+    growth = ((penalised - shift).exp() * -torch.expm1(-raised)).sum(-1)  # (N,)
+    shift = shift.squeeze(1)
+    return cross_entropy + shift + torch.log1p(torch.expm1(-shift) + growth)
 
 
 def cross_layer_distillation_loss(layer_logits: Tensor, logits: Tensor) -> Tensor:
@@ -160,7 +175,13 @@ def cross_layer_distillation_loss(layer_logits: Tensor, logits: Tensor) -> Tenso
 
 
 def collaborative_reward_loss(
-    logits: Tensor, target_ids: Tensor, negatives: Tensor, token_rewards: Tensor, *, temperature: float = 1.0
+    logits: Tensor,
+    target_ids: Tensor,
+    negatives: Tensor,
+    token_rewards: Tensor,
+    *,
+    temperature: float = 1.0,
+    log_normaliser: Tensor | None = None,
 ) -> Tensor:
     """
     Collaborative reward regularisation (CRR, Section 3.4): cross-entropy of the last layer against the distribution
@@ -177,15 +198,18 @@ def collaborative_reward_loss(
             Non-negative reward of each next token, see [`ItemTrie.token_rewards`].
         temperature (`float`, *optional*, defaults to `1.0`):
             Rewards are raised to `1 / temperature` and renormalised.
+        log_normaliser (`torch.Tensor` of shape `(N,)`, *optional*):
+            As in [`cross_layer_preference_loss`].
 
     Returns:
         `torch.Tensor` of shape `(N,)`: the loss of each position; 0 where the target stands alone or no token has a
         reward.
     """
     logits = _full_precision(logits)
+    log_normaliser = logits.logsumexp(-1) if log_normaliser is None else log_normaliser  # (N,)
     members = negatives.scatter(1, target_ids[:, None], True)  # (N, V)
     rewarded = members & (token_rewards > 0)
     scores = torch.where(rewarded, token_rewards, 1.0).to(logits.dtype).log() / temperature
     rewards = _masked_softmax(scores, rewarded)  # (N, V)
     counts = members.sum(-1) > 1
-    return -(rewards * logits.log_softmax(-1)).sum(-1) * counts
+    return (rewards * (log_normaliser[:, None] - logits)).sum(-1) * counts

@@ -81,13 +81,49 @@ def resolve_intermediate_layers(layers: int | str | list[int], num_layers: int) 
     return indices
 
 
-def project_to_logits(model: PreTrainedModel, hidden_states: Tensor, head: nn.Module | None = None) -> Tensor:
+class HeadRows:
+    """
+    Some rows of an LM head, in its place.
+
+    Args:
+        weight (`torch.Tensor` of shape `(R, H)`), bias (`torch.Tensor` of shape `(R,)`, *optional*).
+    """
+
+    def __init__(self, weight: Tensor, bias: Tensor | None) -> None:
+        self.weight, self.bias = weight, bias
+
+    def __call__(self, hidden_states: Tensor) -> Tensor:
+        return nn.functional.linear(hidden_states, self.weight, self.bias)
+
+
+def take_head_rows(head: Any, tokens: Tensor) -> HeadRows | None:
+    """
+    The rows of `head` for `tokens` `(R,)`; `None` where its logits can be had from itself alone: an adapter around it,
+    quantised or sharded weights, or hooks.
+    """
+    weight = head.weight
+    is_plain = (
+        type(head) is nn.Linear
+        and type(weight) in (Tensor, nn.Parameter)
+        and weight.is_floating_point()
+        and weight.shape == (head.out_features, head.in_features)
+        and not (head._forward_hooks or head._forward_pre_hooks or hasattr(head, "_hf_hook"))
+        and not hasattr(weight, "ds_id")  # DeepSpeed ZeRO-3
+    )
+    if not is_plain:
+        return None
+    return HeadRows(weight[tokens], None if head.bias is None else head.bias[tokens])
+
+
+def project_to_logits(
+    model: PreTrainedModel, hidden_states: Tensor, head: nn.Module | HeadRows | None = None
+) -> Tensor:
     """
     Logits of normed hidden states, with the model's own head, logit scale and soft-capping.
 
     Args:
         hidden_states (`torch.Tensor` of shape `(..., H)`).
-        head (`torch.nn.Module`, *optional*): One that takes the place of the model's own, such as some of its rows.
+        head (`torch.nn.Module` or `HeadRows`, *optional*): What takes the place of the model's own.
 
     Returns:
         `torch.Tensor` of shape `(..., V)`, float32 (float64 for a float64 model).

@@ -206,27 +206,41 @@ def _completion_positions(example: dict[str, Any]) -> list[int]:
     return [position for position, label in enumerate(example["labels"]) if label != -100]
 
 
-def target_prefixes(input_ids: Tensor, target_items: Tensor, depth: int) -> Tensor:
+def token_offsets(target_items: Tensor) -> Tensor:
     """
-    The tokens of its own item that stand before each target position.
+    How many tokens of its own item stand before each token.
 
     Args:
-        input_ids (`torch.Tensor` of shape `(B, S)`).
         target_items (`torch.Tensor` of shape `(B, S)`):
             Numbers as [`DataCollatorForItemCompletion`] gives them.
-        depth (`int`):
-            Length of the longest item, in tokens.
 
     Returns:
-        `torch.Tensor` of shape `(N, depth)`: padded with -1 at the end, for the non-zero positions in row-major order.
+        `torch.Tensor` of shape `(B, S)`.
     """
     numbers = target_items.abs()  # (B, S)
     positions = torch.arange(numbers.size(1), device=numbers.device).expand_as(numbers)
     starts = torch.ones_like(numbers, dtype=torch.bool)
     starts[:, 1:] = numbers[:, 1:] != numbers[:, :-1]
-    first = torch.where(starts, positions, 0).cummax(1).values  # (B, S), where this token's item starts
-    rows, columns = numbers.nonzero(as_tuple=True)  # (N,)
-    first = first[rows, columns][:, None]  # (N, 1)
-    places = first + torch.arange(depth, device=numbers.device)  # (N, depth)
-    tokens = input_ids[rows[:, None], places.clamp(max=numbers.size(1) - 1)]
-    return tokens.masked_fill(places >= columns[:, None], -1)
+    return positions - torch.where(starts, positions, 0).cummax(1).values
+
+
+def target_prefixes(input_ids: Tensor, offsets: Tensor, places: Tensor, depth: int) -> Tensor:
+    """
+    The tokens of its own item that stand before each of some tokens.
+
+    Args:
+        input_ids, offsets (`torch.Tensor` of shape `(B, S)`):
+            Tokens, and their [`token_offsets`].
+        places (`torch.Tensor` of shape `(N,)`):
+            Which tokens, as indices into the flattened batch.
+        depth (`int`):
+            Length of the longest item, in tokens.
+
+    Returns:
+        `torch.Tensor` of shape `(N, depth)`: padded with -1 at the end.
+    """
+    offsets = offsets.flatten()[places][:, None]  # (N, 1)
+    steps = torch.arange(depth, device=places.device)  # (depth,)
+    first = places[:, None] - offsets  # (N, 1)
+    tokens = input_ids.flatten()[(first + steps).clamp(max=input_ids.numel() - 1)]  # (N, depth)
+    return tokens.masked_fill(steps >= offsets, -1)

@@ -9,8 +9,14 @@ import torch
 from torch import Tensor
 
 from ..items.item_trie import ItemTrie
+from ..items.trie_arrays import check_item_scores, ragged_ranges
 from ..rewards.rewards import RewardFunc, check_reward_func
 from .data_collator import REWARD_COLUMNS
+from .target_positions import TargetPositions
+
+
+# Scores of how many items, over all targets, are held at once: what fits a processor's cache, 256 MiB elsewhere
+_SCORES_AT_ONCE = {"cpu": 2**19, "accelerator": 2**26}
 
 
 def score_targets(
@@ -42,6 +48,49 @@ def score_targets(
     if len(known) == len(histories):
         return scores
     return scores.new_zeros(len(histories), num_items).index_copy_(0, torch.tensor(known, device=device), scores)
+
+
+def share_rewards(
+    reward_func: RewardFunc | Callable[..., Tensor],
+    columns: dict[str, list],
+    targets: TargetPositions,
+    item_trie: ItemTrie,
+) -> Tensor:
+    """
+    The share of each continuation in the reward mass of its prefix: `q_t` of collaborative reward regularisation.
+    Targets are scored some at a time, so that memory does not grow with their number times that of the items.
+
+    Args:
+        reward_func, columns:
+            As in [`score_targets`].
+        targets ([`TargetPositions`]):
+            The positions, with their nodes.
+        item_trie ([`ItemTrie`]):
+            The catalogue.
+
+    Returns:
+        `torch.Tensor` of shape `(E,)`: float32, of the continuations of all positions one after the other.
+    """
+    device, num_targets = targets.nodes.device, len(_split_history(columns)[0])
+    arrays, bounds = item_trie.to(device).arrays, targets.edge_bounds
+    step = max(1, _SCORES_AT_ONCE.get(device.type, _SCORES_AT_ONCE["accelerator"]) // len(item_trie))
+    by_item = targets.items.argsort(stable=True)  # (N,)
+    firsts, ends = range(0, max(num_targets, 1), step), []
+    if len(firsts) > 1:
+        ends = torch.searchsorted(targets.items[by_item], torch.tensor(firsts[1:], device=device)).tolist()
+    counts = arrays.child_counts(targets.nodes)  # (N,)
+    edges = counts.cumsum(0) - counts  # (N,), the first of each position
+    shares = torch.zeros(bounds[-1], device=device)  # (E,)
+    start = 0
+    for first, end in zip(firsts, [*ends, len(by_item)], strict=True):
+        chosen = by_item[start:end]
+        part = {name: values[first : first + step] for name, values in columns.items()}
+        scores = score_targets(reward_func, part, len(item_trie), device)  # (step, I)
+        rows = check_item_scores(scores, len(item_trie), len(chosen), targets.items[chosen] - first)
+        places = ragged_ranges(edges[chosen], counts[chosen])[1]
+        shares[places] = arrays.child_shares(scores, targets.nodes[chosen], rows)[2].float()
+        start = end
+    return shares
 
 
 def try_reward_func(

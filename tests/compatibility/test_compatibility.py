@@ -55,7 +55,9 @@ def assert_equal_logs(got, expected, tolerance):
     for mine, theirs in zip(got, expected, strict=True):
         for key, value in theirs.items():
             if isinstance(value, float) and not any(word in key for word in NOT_COMPARED):
-                assert mine[key] == pytest.approx(value, rel=tolerance, abs=tolerance / 10), key
+                # Rounding in half precision may tip one of the 32 tokens of a step
+                absolute = 1 / 32 if "accuracy" in key and tolerance >= 1e-2 else tolerance / 10
+                assert mine[key] == pytest.approx(value, rel=tolerance, abs=absolute), key
 
 
 @pytest.mark.parametrize("row", named(row for row in MATRIX if row.is_trained))

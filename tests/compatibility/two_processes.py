@@ -31,6 +31,8 @@ def settings(processes, steps=1, **options):
         "per_device_train_batch_size": BATCH // processes // steps,
         "gradient_accumulation_steps": steps,
         "ddp_find_unused_parameters": False,
+        # Adam would blow up to a step what rounding alone leaves of a gradient near 0
+        "adam_epsilon": 1e-6,
         **options,
     }
 

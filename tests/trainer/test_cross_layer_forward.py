@@ -7,8 +7,8 @@ import torch
 import transformers
 from torch import nn
 
-from ilrec_trl.trainer.cross_layer_forward import add_cross_layer_forward
-from ilrec_trl.trainer.model_parts import find_model_parts, resolve_intermediate_layers
+from ilrec_trl.trainer.cross_layer_forward import PositionGroup, add_cross_layer_forward
+from ilrec_trl.trainer.model_parts import find_model_parts, resolve_intermediate_layers, take_head_rows
 from tests.compatibility.vision_rows import make_llava
 
 
@@ -75,22 +75,22 @@ def inputs():
     return input_ids, labels, mask
 
 
-def keep_logits(logits, layer_logits, start):
+def keep_logits(logits, log_normaliser, layer_logits, tokens, start):
     """A loss whose values are the logits themselves."""
-    terms = logits.square().mean(-1) + layer_logits.square().mean((0, 2))
+    terms = logits.square().mean(-1) + layer_logits.square().mean((0, 2)) + log_normaliser
     starts = torch.arange(start, start + len(logits))
     return terms, {"logits": logits, "layer_logits": layer_logits.transpose(0, 1), "position": starts}
 
 
+def group(mask, is_target, tokens=None):
+    rows, columns = mask.nonzero(as_tuple=True)
+    return PositionGroup(rows, columns - mask.size(1), is_target, tokens)
+
+
 def run(model, input_ids, labels, mask, **options):
-    return model(
-        input_ids=input_ids,
-        labels=labels,
-        fused_lm_head=True,
-        target_mask=mask,
-        position_loss=keep_logits,
-        **options,
-    )
+    options = {"groups": [group(mask, True), group((labels[:, 1:] != -100) & ~mask, False)], **options}
+    options = {"position_loss": keep_logits, **options}
+    return model(input_ids=input_ids, labels=labels, fused_lm_head=True, **options)
 
 
 @pytest.mark.parametrize("name", ARCHITECTURES)
@@ -110,6 +110,49 @@ def test_logits_are_those_of_the_model(name):
     entropy = -(log_probs.exp() * log_probs).sum(-1).masked_fill(~label_mask, 0)
     torch.testing.assert_close(output.entropy, entropy)
     assert (output.aux_loss is not None) == (name == "qwen3-moe")
+
+
+def by_tokens(labels, mask, tokens):
+    first = mask & (labels[:, 1:] % 2 == 0)
+    others = (labels[:, 1:] != -100) & ~mask
+    return [group(first, True, tokens), group(mask & ~first, True, tokens), group(others, False)]
+
+
+def hook_head(model):
+    model.lm_head.register_forward_hook(lambda module, args, output: output * 1.0)
+
+
+def wrap_head(model):
+    model.lm_head = nn.Sequential(model.lm_head)
+    model.lm_head.weight = model.lm_head[0].weight
+
+
+@pytest.mark.parametrize("change", [None, hook_head, wrap_head])
+@pytest.mark.parametrize("name", ["llama", "llama-tied", "phi-head-with-bias", "cohere-scaled", "gemma2-softcap"])
+def test_some_tokens_have_the_logits_and_gradients_that_they_have_among_all(name, change):
+    """Whether the head's rows are taken or its logits are selected."""
+    tokens = torch.tensor([3, 4, 9, 10, 21, 39])
+
+    def select(logits, log_normaliser, layer_logits, seen, start):
+        layer_logits = layer_logits if seen is not None else layer_logits[..., tokens]
+        return layer_logits.square().sum((0, 2)), {"layer_logits": layer_logits.transpose(0, 1)}
+
+    outputs, gradients = [], []
+    for wanted in (None, tokens):
+        model = build(name).train()
+        if change is not None:
+            change(model)
+        input_ids, labels, mask = inputs()
+        add_cross_layer_forward(model, [0, 1])
+        groups = by_tokens(labels, mask, wanted)
+        outputs.append(run(model, input_ids, labels, mask, groups=groups, position_loss=select))
+        (outputs[-1].terms.sum() - outputs[-1].log_probs.sum()).backward()
+        gradients.append({name: p.grad for name, p in model.named_parameters()})
+    assert (take_head_rows(model.get_output_embeddings(), tokens) is None) == (change is not None)
+    assert outputs[1].logged["layer_logits"].shape[-1] == len(tokens)
+    torch.testing.assert_close(outputs[1].logged, outputs[0].logged)
+    torch.testing.assert_close(outputs[1].log_probs, outputs[0].log_probs)
+    torch.testing.assert_close(gradients[1], gradients[0])
 
 
 @pytest.mark.parametrize("name", ["llama", "qwen3", "gemma2-softcap", "gpt2", "granite-scaled"])

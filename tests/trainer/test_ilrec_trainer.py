@@ -14,8 +14,8 @@ from ilrec_trl.items.item_trie import ItemTrie
 from ilrec_trl.trainer import ilrec_trainer, target_items
 from ilrec_trl.trainer._trl import DataCollatorForLanguageModeling
 from ilrec_trl.trainer.ilrec_config import ILRecConfig
-from ilrec_trl.trainer.ilrec_loss import TargetPositions
 from ilrec_trl.trainer.ilrec_trainer import ILRecTrainer
+from ilrec_trl.trainer.target_positions import TargetPositions
 from tests import references
 
 
@@ -93,24 +93,30 @@ def naive_batch_loss(model, trainer, rows, sequences, scores, config):
             if offset == len(target):  # the end token is no part of these items
                 total = total - references.naive_log_softmax(last)[token]
                 continue
-            layers = [logits[position] for logits in layer_logits]
+            vocabulary = list(range(len(last)))
+            if config.layer_vocabulary == "items" and config.restrict_to_items:
+                vocabulary = sorted({tokens[offset] for tokens in sequences.values()})
+            layers, seen = [logits[position][vocabulary] for logits in layer_logits], last[vocabulary]
             below = [item for item, tokens in sequences.items() if tokens[:offset] == target[:offset]]
             following = {sequences[item][offset] for item in below}
-            allowed = [v in following for v in range(len(last))] if config.restrict_to_items else None
+            known = following if config.restrict_to_items else range(1, len(trainer.processing_class))
+            allowed = [v in known for v in vocabulary]
             negatives = references.naive_negatives(
                 layers,
-                last,
-                token,
+                seen,
+                vocabulary.index(token),
                 selection=config.negative_selection,
                 threshold=config.negative_threshold,
                 top_k=config.negative_top_k,
                 allowed=allowed,
             )
-            weights = references.naive_weights(layers, negatives)
+            weights = dict(zip(vocabulary, references.naive_weights(layers, negatives), strict=True))
+            weights = [weights.get(v, 0.0) for v in range(len(last))]
+            negatives = {vocabulary[column] for column in negatives}
             total = total + references.naive_cpo(
                 last, token, weights, beta=trainer.cpo_beta, penalty=config.cpo_penalty
             )
-            total = total + config.cpd_weight * references.naive_cpd(layers, last)
+            total = total + config.cpd_weight * references.naive_cpd(layers, seen)
             mass = {v: sum(row_scores[item] for item in below if sequences[item][offset] == v) for v in following}
             rewards = [mass.get(v, 0.0) / sum(mass.values()) for v in range(len(last))]
             beside = negatives if config.crr_scope == "negatives" else following
@@ -124,6 +130,8 @@ def naive_batch_loss(model, trainer, rows, sequences, scores, config):
     "options",
     [
         {},
+        {"layer_vocabulary": "all"},
+        {"restrict_to_items": False, "negative_threshold": 0.5},
         {"cpo_penalty": "multiplicative", "cpo_beta": 0.7, "crr_scope": "negatives", "crr_temperature": 0.5},
         {"negative_selection": "top_k", "negative_top_k": 2, "intermediate_layers": [0, 2], "cpd_weight": 0.3},
         {"max_logits_mib": 1e-3},  # three positions at a time
@@ -328,9 +336,7 @@ def test_language_modeling_data_trains(make_model, settings, rows, tokenizer):
 def test_pad_and_padding_of_the_vocabulary_are_no_negatives(make_model, settings, dataset, tokenizer):
     model = make_model()
     trainer = ILRecTrainer(model, args=ILRecConfig(**settings), train_dataset=dataset, processing_class=tokenizer)
-    batch = trainer.data_collator([trainer.train_dataset[0]])
-    targets = TargetPositions.from_batch(batch["input_ids"], batch["labels"], batch["target_items"], None)
-    _, candidates = trainer.ilrec_loss.candidates(targets.nodes, torch.zeros(1, model.config.vocab_size))
+    candidates = trainer.ilrec_loss.candidates(None, torch.zeros(1, model.config.vocab_size))
     assert candidates[0].nonzero().flatten().tolist() == list(range(1, len(tokenizer)))
 
 
@@ -519,8 +525,8 @@ def test_titles_end_with_the_end_token(make_model, settings, tokenizer):
     batch = trainer.data_collator([trainer.train_dataset[n] for n in range(2)])
     assert batch["target_items"].tolist() == [[0, 1, -1, 0], [0, 2, 2, -2]]
     targets = TargetPositions.from_batch(batch["input_ids"], batch["labels"], batch["target_items"], trie)
-    _, candidates = trainer.ilrec_loss.candidates(targets.nodes, torch.zeros(5, len(tokenizer) + 2))
-    following = [set(row.nonzero().flatten().tolist()) for row in candidates]
+    rows, tokens = targets.continuations(trie, slice(0, 5))
+    following = [set(tokens[rows == row].tolist()) for row in range(5)]
     first, second = sequences["set"]
     end = tokenizer.eos_token_id
     assert following == [{first}, {second, end}, {first}, {second, end}, {end}]

@@ -114,6 +114,53 @@ def test_a_constant_on_all_logits_changes_nothing(batch, penalty):
     torch.testing.assert_close(loss, shifted)
 
 
+@pytest.mark.parametrize("penalty", ["additive", "multiplicative"])
+@pytest.mark.parametrize("scale", [1.0, 40.0])
+def test_some_columns_beside_the_normaliser_of_all_are_enough(batch, penalty, scale):
+    """CPO and CRR, in value and gradient, where target and negatives are among the columns."""
+    layers, last, targets, _, rewards = batch
+    columns = torch.tensor([0, 3, 4, 7, 8, 10])
+    seen = torch.zeros(1, V, dtype=torch.bool)
+    seen[:, columns] = True
+    negatives = self_hard_negatives(layers, last, targets, threshold=0.3, allowed=seen)
+    weights = negative_weights(layers, negatives)
+    whole, part = (last * scale).requires_grad_(), (last * scale).requires_grad_()
+    expected = cross_layer_preference_loss(whole, targets, weights, beta=3.0, penalty=penalty)
+    expected = expected + collaborative_reward_loss(whole, targets, negatives, rewards)
+    places = torch.searchsorted(columns, targets)
+    normaliser = part.logsumexp(-1)
+    loss = cross_layer_preference_loss(
+        part[:, columns],
+        places,
+        weights[:, columns],
+        beta=3.0,
+        penalty=penalty,
+        log_normaliser=normaliser,
+        mean_logits=part.detach().mean(-1),
+    )
+    loss = loss + collaborative_reward_loss(
+        part[:, columns], places, negatives[:, columns], rewards[:, columns], log_normaliser=normaliser
+    )
+    torch.testing.assert_close(loss, expected)
+    loss.sum().backward()
+    expected.sum().backward()
+    torch.testing.assert_close(part.grad, whole.grad)
+
+
+def test_a_strong_penalty_does_not_overflow(batch):
+    layers, last, targets, _, _ = batch
+    weights = negative_weights(layers, mined(batch, selection="top_k", top_k=2)).float()
+    logits = (last.float() * 1e3).requires_grad_()
+    loss = cross_layer_preference_loss(logits, targets, weights, beta=1e3)
+    twin = [
+        references.naive_cpo(logits[n].double(), int(targets[n]), weights[n].tolist(), beta=1e3, penalty="additive")
+        for n in range(N)
+    ]
+    torch.testing.assert_close(loss, torch.stack(twin).float())
+    loss.sum().backward()
+    assert logits.grad.isfinite().all()
+
+
 def test_a_penalised_negative_is_pushed_harder(batch):
     layers, last, targets, _, _ = batch
     negatives = mined(batch, selection="top_k", top_k=1)

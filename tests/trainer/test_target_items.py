@@ -5,7 +5,7 @@ import torch
 
 from ilrec_trl.items.item_trie import ItemTrie
 from ilrec_trl.trainer import target_items
-from ilrec_trl.trainer.target_items import TargetMarker, target_prefixes
+from ilrec_trl.trainer.target_items import TargetMarker, target_prefixes, token_offsets
 
 
 def row(prompt, completion, **columns):
@@ -106,7 +106,8 @@ def test_truncation_may_cut_the_prompt_alone(mode, max_length, cut, tokenizer, f
 def test_prefixes_are_the_tokens_before_a_position_in_its_own_item():
     input_ids = torch.tensor([[5, 6, 7, 8, 9, 1], [4, 3, 1, 0, 0, 0]])
     target_items = torch.tensor([[0, 1, 1, 2, 2, -2], [0, 3, -3, 0, 0, 0]])
-    assert target_prefixes(input_ids, target_items, 3).tolist() == [
+    places = target_items.flatten().nonzero().flatten()
+    assert target_prefixes(input_ids, token_offsets(target_items), places, 3).tolist() == [
         [-1, -1, -1],
         [6, -1, -1],
         [-1, -1, -1],
