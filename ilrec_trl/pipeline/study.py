@@ -11,6 +11,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from multiprocessing.connection import wait
 from multiprocessing.process import BaseProcess
 from typing import Any
 
@@ -62,7 +63,7 @@ class Study:
         with self._alone():
             try:
                 while self._step():
-                    time.sleep(0.1)
+                    wait([process.sentinel for process in self.running.values()])
             finally:
                 for process in self.running.values():
                     process.terminate()
@@ -141,7 +142,8 @@ class Study:
             remove_lost_models(self.plan)
             return
         self.failed.append(job)
-        lines = (job.folder / "output.txt").read_text(errors="replace").strip().splitlines()
+        output = job.folder / "output.txt"  # missing where the process could not even begin
+        lines = output.read_text(errors="replace").strip().splitlines() if output.is_file() else []
         show(f"FAILED {job.title} ({seconds}), status {status}: {lines[-1] if lines else 'no output'}")
 
     @contextmanager
