@@ -195,11 +195,13 @@ class TrieArrays:
         Returns:
             `tuple[torch.Tensor, torch.Tensor, torch.Tensor]`: row `n`, token and mass (float64) of each edge, `(E,)`.
         """
-        sums = item_scores.new_zeros(len(item_scores), self.num_items + 1, dtype=torch.float64)
+        sums = item_scores.new_empty(len(item_scores), self.num_items + 1, dtype=torch.float64)
+        sums[:, 0] = 0
         torch.cumsum(item_scores, dim=1, dtype=torch.float64, out=sums[:, 1:])  # (B, I + 1)
         edge_rows, tokens, child_nodes = self.children(nodes)  # (E,)
         score_rows = rows[edge_rows]
-        masses = sums[score_rows, self.item_end[child_nodes]] - sums[score_rows, self.item_start[child_nodes]]
+        flat, offsets = sums.flatten(), score_rows * sums.size(1)
+        masses = flat[offsets + self.item_end[child_nodes]] - flat[offsets + self.item_start[child_nodes]]
         known = nodes.clamp(min=0)
         totals = sums[rows, self.item_end[known]] - sums[rows, self.item_start[known]]  # (N,)
         doubtful = (totals < _SMALL_MASS * sums[rows, -1])[edge_rows].nonzero().flatten()

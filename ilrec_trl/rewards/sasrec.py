@@ -210,7 +210,7 @@ class SASRecModel(PreTrainedModel):
         """Input ids of a history, of its latest items where it is longer than the model can see."""
         if not history:
             raise ValueError("Got an empty history; SASRec needs at least one item.")
-        return [index + 1 for index in self.indices(history)[-self.config.max_position_embeddings :]]
+        return [index + 1 for index in self.indices(history)[-self.position_embedding.num_embeddings :]]
 
     def indices(self, items: Sequence[str]) -> list[int]:
         """Index of each item in `config.item_ids`; `ValueError` naming those that are not there."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import UserList
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,6 +13,10 @@ from ._trl import DataCollatorForLanguageModeling, pad
 
 #: Columns beside the tokens that reward functions read; a row's `item` may be a list, one entry a target.
 REWARD_COLUMNS = ("history", "item", "user")
+
+
+class RewardColumn(UserList):
+    """A list that the trainer and accelerate do not walk through, looking for tensors to move."""
 
 
 def as_list(value: Any) -> Any:
@@ -80,7 +85,8 @@ class DataCollatorForItemCompletion(DataCollatorForLanguageModeling):
         for column in REWARD_COLUMNS:
             if column in examples[0]:
                 pairs = zip(examples, counts, strict=True)
-                output[column] = [value for example, n in pairs if n for value in self._per_target(example, column)]
+                values = (value for example, n in pairs if n for value in self._per_target(example, column))
+                output[column] = RewardColumn(values)
         return output
 
     def _row_targets(self, example: dict[str, Any]) -> list[int]:
