@@ -5,7 +5,9 @@ from __future__ import annotations
 import functools
 import math
 import types
+from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import accumulate, pairwise
 from typing import Any
 
 import torch
@@ -14,7 +16,7 @@ from torch.utils.checkpoint import checkpoint
 from transformers import PreTrainedModel
 
 from ._trl import FusedCausalLMOutput, load_balancing_loss
-from .model_parts import ModelParts, find_model_parts, normalise, project_to_logits, take_head_rows
+from .model_parts import HeadRows, ModelParts, find_model_parts, normalise, project_to_logits, take_head_rows
 
 
 @dataclass
@@ -162,59 +164,89 @@ def _score(model, recorder, last_hidden_state, raw, labels, groups, position_los
         recorder.checked = True
     num_targets = sum(len(group.rows) for group in groups if group.is_target)
     layers = torch.stack([cut(output, num_targets) for output in raw[:-1]])  # (K, N, H)
-    blocks = project_groups(
+    scored, terms, logged = project_groups(
         model, parts, groups, hidden_states, labels.flatten()[places], layers, position_loss, max_logits_mib
     )
-    fields, terms, logged = zip(*blocks, strict=True)
-    nothing = labels.new_zeros(labels.numel(), dtype=fields[0]["log_probs"].dtype)
+    nothing = labels.new_zeros(labels.numel(), dtype=terms.dtype)
     # A batch without any label, too, is so connected to the model, as every rank's backward needs
-    scored = {name: torch.cat([block[name] for block in fields]) for name in fields[0]}  # (M,) each
     return CrossLayerOutput(
         **{name: nothing.index_copy(0, places, value).view_as(labels) for name, value in scored.items()},
         label_mask=labels != -100,
-        terms=torch.cat(terms),
-        logged={name: torch.cat([block[name] for block in logged if block]) for name in logged[0]},
+        terms=terms,
+        logged=logged,
     )
 
 
-def project_groups(model, parts, groups, hidden_states, labels, layers, position_loss, max_logits_mib):
-    """Logits and what the loss makes of them, a block of positions at a time where they are too many."""
+def project_groups(
+    model, parts, groups, hidden_states, labels, layers, position_loss, max_logits_mib
+) -> tuple[dict[str, Tensor], Tensor, dict[str, Tensor]]:
+    """
+    Logits and what the loss makes of them, a block of positions at a time where they are too many.
 
-    def project(hidden_states, labels, layers, head, tokens, start):
+    Args:
+        hidden_states (`torch.Tensor` of shape `(M, H)`), labels (`torch.Tensor` of shape `(M,)`):
+            Normed output of the last layer and next tokens, in the order of the groups.
+        layers (`torch.Tensor` of shape `(K, N, H)`):
+            Raw outputs of the intermediate layers at the targets.
+
+    Returns:
+        `tuple`: fields of [`CrossLayerOutput`], `(M,)` each, its terms, and its values to log.
+    """
+    bounds = [0, *accumulate(len(group.rows) for group in groups)]
+    heads = _layer_heads(parts.head, groups)
+
+    def project(hidden_states, labels, layers, first):
         logits = project_to_logits(model, hidden_states)  # (m, V)
         log_normaliser = logits.logsumexp(-1)  # (m,)
         log_probs = logits.gather(1, labels[:, None]).squeeze(1) - log_normaliser
-        terms, values = log_probs[:0], {}
-        if layers is not None:
-            layer_logits = project_to_logits(model, normalise(parts, layers), head)  # (K, m, V or R)
-            if tokens is not None and head is None:
-                layer_logits = layer_logits[..., tokens]
-            terms, values = position_loss(logits, log_normaliser, layer_logits, tokens, start)
+        cuts = [min(max(bound - first, 0), len(labels)) for bound in bounds]
+        sizes = [end - start for start, end in pairwise(cuts)]
+        pieces = zip(groups, heads, cuts, sizes, logits.split(sizes), log_normaliser.split(sizes), strict=False)
+        losses = []
+        for group, head, start, size, *given in pieces:
+            # An empty piece, too, names the values to log, which every rank must have
+            if group.is_target and (size or (group is groups[0] and not layers.size(1))):
+                states = normalise(parts, layers[:, start : start + size])  # (K, n, H)
+                layer_logits = project_to_logits(model, states, head)  # (K, n, V or R)
+                tokens = None if group.tokens is None else group.tokens.to(logits.device)
+                if tokens is not None and head is None:
+                    layer_logits = layer_logits[..., tokens]
+                losses.append(position_loss(*given, layer_logits, tokens, first + start))
         # Last, so that it is not computed again in the backward pass
-        return {"log_probs": log_probs, **_describe(logits, log_normaliser, labels)}, terms, values
+        return {"log_probs": log_probs, **_describe(logits, log_normaliser, labels)}, losses
 
     vocab_size, budget = model.config.get_text_config().vocab_size, max_logits_mib * 2**20 / 4
-    row_sizes = [vocab_size + group.is_target * len(layers) * _width(group, vocab_size) for group in groups]  # floats
-    whole = sum(len(group.rows) * size for group, size in zip(groups, row_sizes, strict=True)) <= budget
-    # Logits of a block are not kept for the backward pass, which computes them again
-    run = project if whole else functools.partial(checkpoint, project, use_reentrant=False, preserve_rng_state=False)
-    blocks, start, without_targets = [], 0, layers.size(1) == 0
-    for group, row_size in zip(groups, row_sizes, strict=True):
-        end = start + len(group.rows)
-        tokens = None if group.tokens is None else group.tokens.to(hidden_states.device)
-        head = None if tokens is None else take_head_rows(parts.head, tokens)
-        step = max(1, end - start if whole else int(budget / row_size))
-        # An empty block, too, names the values to log, which every rank must have
-        for first in range(start, end, step) or ([start] if without_targets and group is groups[0] else []):
-            block = slice(first, min(first + step, end))
-            states = layers[:, block] if group.is_target else None
-            blocks.append(run(hidden_states[block], labels[block], states, head, tokens, first))
-        start = end
-    return blocks
+    widths = [group.is_target * (vocab_size if group.tokens is None else len(group.tokens)) for group in groups]
+    widths = [vocab_size + len(layers) * width for width in widths]  # floats of a position
+    if sum(len(group.rows) * width for group, width in zip(groups, widths, strict=True)) <= budget:
+        blocks = [project(hidden_states, labels, layers, 0)]
+    else:
+        # Logits of a block are not kept for the backward pass, which computes them again
+        run = functools.partial(checkpoint, project, use_reentrant=False, preserve_rng_state=False)
+        step = max(1, int(budget / max(widths)))
+        blocks = [
+            run(states, wanted, layers[:, first : first + step], first)
+            for first, states, wanted in zip(
+                range(0, len(labels), step), hidden_states.split(step), labels.split(step), strict=True
+            )
+        ]
+    fields, losses = zip(*blocks, strict=True)
+    terms, logged = zip(*(loss for block in losses for loss in block), strict=True)
+    return _join(fields), torch.cat(terms), _join(logged)
 
 
-def _width(group: PositionGroup, vocab_size: int) -> int:
-    return vocab_size if group.tokens is None else len(group.tokens)
+def _join(parts: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
+    return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
+
+
+def _layer_heads(head, groups) -> list[HeadRows | None]:
+    """The head's rows of each group, taken at once: the gradient of every taking is as large as the head."""
+    tokens = [group.tokens for group in groups if group.tokens is not None]
+    rows = take_head_rows(head, torch.cat(tokens)) if tokens else None
+    if rows is None:
+        return [None] * len(groups)
+    parts = iter(rows.split([len(part) for part in tokens]))
+    return [None if group.tokens is None else next(parts) for group in groups]
 
 
 @torch.no_grad()

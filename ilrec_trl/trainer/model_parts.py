@@ -95,6 +95,11 @@ class HeadRows:
     def __call__(self, hidden_states: Tensor) -> Tensor:
         return nn.functional.linear(hidden_states, self.weight, self.bias)
 
+    def split(self, sizes: list[int]) -> list[HeadRows]:
+        """Heads of so many rows each."""
+        biases = [None] * len(sizes) if self.bias is None else self.bias.split(sizes)
+        return [HeadRows(*parts) for parts in zip(self.weight.split(sizes), biases, strict=True)]
+
 
 def take_head_rows(head: Any, tokens: Tensor) -> HeadRows | None:
     """
@@ -112,6 +117,7 @@ def take_head_rows(head: Any, tokens: Tensor) -> HeadRows | None:
     )
     if not is_plain:
         return None
+    tokens = tokens.to(weight.device)
     return HeadRows(weight[tokens], None if head.bias is None else head.bias[tokens])
 
 

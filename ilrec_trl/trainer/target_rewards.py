@@ -15,8 +15,10 @@ from .data_collator import REWARD_COLUMNS
 from .target_positions import TargetPositions
 
 
-# Scores of how many items, over all targets, are held at once: what fits a processor's cache, 256 MiB elsewhere
+# Scores of how many items, over all targets, are held at once: what fits a processor's cache, 256 MiB elsewhere; but
+# of no less targets than a reward model can score efficiently
 _SCORES_AT_ONCE = {"cpu": 2**19, "accelerator": 2**26}
+_LEAST_TARGETS = 16
 
 
 def score_targets(
@@ -73,7 +75,7 @@ def share_rewards(
     """
     device, num_targets = targets.nodes.device, len(_split_history(columns)[0])
     arrays, bounds = item_trie.to(device).arrays, targets.edge_bounds
-    step = max(1, _SCORES_AT_ONCE.get(device.type, _SCORES_AT_ONCE["accelerator"]) // len(item_trie))
+    step = max(_LEAST_TARGETS, _SCORES_AT_ONCE.get(device.type, _SCORES_AT_ONCE["accelerator"]) // len(item_trie))
     by_item = targets.items.argsort(stable=True)  # (N,)
     firsts, ends = range(0, max(num_targets, 1), step), []
     if len(firsts) > 1:

@@ -67,6 +67,7 @@ def test_every_label_is_in_one_group_with_what_the_catalogue_says_of_it(trie, by
 @pytest.mark.parametrize("by_level", [False, True])
 def test_shares_are_those_of_the_twin_however_many_targets_are_scored_at_once(trie, by_level, at_once, monkeypatch):
     monkeypatch.setitem(target_rewards._SCORES_AT_ONCE, "cpu", at_once)
+    monkeypatch.setattr(target_rewards, "_LEAST_TARGETS", 1)
     targets = TargetPositions.from_batch(*batch(), trie, by_level=by_level)
     histories = [["a"], ["b"], ["c"], ["d"], None]
     scores = {item: torch.rand(4, generator=torch.Generator().manual_seed(n)) for n, item in enumerate("abcd")}
