@@ -2,7 +2,7 @@
 What ILRec costs beside SFT, and beside other ways of learning from negatives: seconds of an optimiser step and peak
 memory of whole trainers, and seconds of the loss alone against plain loops. From the root of the repository:
 
-    python benchmarks/training.py                  # all tables, about 20 minutes on two CPU cores
+    python benchmarks/training.py                  # all tables, about 20 minutes on one CPU core
     python benchmarks/training.py --table methods  # one of them
     python benchmarks/training.py --quick          # a small try of each, written nowhere
 
@@ -17,6 +17,7 @@ import sys
 import time
 import warnings
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 
@@ -26,6 +27,7 @@ import torch  # noqa: E402
 
 from benchmarks.measurements import RESULTS, compare, in_turn, plot_ratios, write_results  # noqa: E402
 from benchmarks.training_systems import Job, Workbench, systems  # noqa: E402
+from ilrec_trl.trainer.cross_layer_forward import score_positions  # noqa: E402
 
 
 ON_CPU = {"use_cpu": True, "bf16": False, "activation_checkpointing": False, "dataloader_pin_memory": False}
@@ -36,22 +38,36 @@ METHODS = [
     "ILRec without CPD",
     "ILRec without CRR",
     "naive ILRec",
-    "DPO",
+    "DPO 1 negatives",
+    "DPO 2 negatives",
+    "DPO 3 negatives",
     "softmax-DPO 3 negatives",
     "GRPO 8 rollouts",
 ]
 PAIR = ["SFT", "ILRec"]
 JOB = Job()
+#: The model and the rows of examples/configs/instruments_cpu.yaml: 18 items a row, all but the first of them targets.
+USERS = Job(length=73, batch_size=64, targets=17).with_shape(
+    hidden_size=64,
+    intermediate_size=256,
+    num_hidden_layers=6,
+    num_attention_heads=2,
+    num_key_value_heads=2,
+    tie_word_embeddings=True,
+)
 #: Cases of each table: a job and the systems that do it.
 TABLES: dict[str, list[tuple[Job, list[str]]]] = {
     "methods": [(JOB, METHODS)],
+    "users": [(USERS, [*PAIR, "ILRec without CRR", "ILRec, all tokens"])],
     "titles": [(JOB.with_(kind="titles", vocab_size=32_000, num_items=2_000), [*PAIR, "ILRec without CRR"])],
-    "layers": [(JOB, ["SFT", *(f"ILRec k={k}" for k in range(1, 8))])],
+    "layers": [(JOB.with_shape(num_hidden_layers=9), ["SFT", *(f"ILRec k={k}" for k in range(1, 9))])],
     "vocabulary": [(JOB.with_(vocab_size=size), PAIR) for size in (1_031, 32_000, 128_000)],
     "length": [(JOB.with_(length=length, batch_size=2), PAIR) for length in (128, 512, 2_048)],
-    "targets": [(JOB.with_(targets=targets), PAIR) for targets in (1, 4, 16, 30)],
-    "catalogue": [(JOB.with_(num_items=items), PAIR) for items in (1_000, 10_000, 100_000)],
+    "targets": [(JOB.with_(targets=targets), PAIR) for targets in (1, 8, 30)],
+    "catalogue": [(JOB.with_(num_items=items), PAIR) for items in (1_000, 100_000)],
 }
+#: Tables whose memory is measured too, each system in a process of its own.
+MEMORY = ("methods", "users", "titles", "vocabulary")
 
 
 def step_rows(
@@ -72,6 +88,7 @@ def memory_rows(table: str, cases: list[tuple[Job, list[str]]], options: dict[st
     """Peak memory of a training, in a process of its own for each system."""
     rows = []
     for number, (job, names) in enumerate(cases):
+        names = names if table == "methods" else PAIR
         values = {}
         for name in names:
             command = [sys.executable, __file__, "--peak_memory", table, str(number), name]
@@ -99,49 +116,32 @@ def resident_mib(field: str) -> float:
 
 
 def loss_rows(rounds: int, quick: bool) -> list:
-    """Seconds of ILRec's terms and their gradient, given the logits, against the plain loops that the tests use."""
-    from ilrec_trl.trainer.losses import (
-        collaborative_reward_loss,
-        cross_layer_distillation_loss,
-        cross_layer_preference_loss,
-        negative_weights,
-        self_hard_negatives,
-    )
-    from tests import references
-
-    positions, layers, vocab_size = (2, 2, 64) if quick else (4, 3, 512)
-    torch.manual_seed(0)
-    stack = torch.randn(layers, positions, vocab_size, requires_grad=True)
-    last = torch.randn(positions, vocab_size, requires_grad=True)
-    targets = torch.randint(vocab_size, (positions,))
-    rewards = torch.rand(positions, vocab_size)
-
-    def ours() -> float:
-        started = time.perf_counter()
-        negatives = self_hard_negatives(stack, last, targets)
-        weights = negative_weights(stack, negatives)
-        terms = cross_layer_preference_loss(last, targets, weights, beta=3.0)
-        terms = terms + 0.05 * cross_layer_distillation_loss(stack, last)
-        terms = terms + collaborative_reward_loss(last, targets, negatives, rewards)
-        terms.sum().backward()
-        return time.perf_counter() - started
+    """Seconds from hidden states to the gradient of the loss, against heads at all positions and a loop over them."""
+    job = JOB.with_(targets=2 if quick else 16)
+    bench = Workbench(job, num_rows=32)
+    naive, ours = (system.make() for system in systems(bench, 2, ON_CPU, ["naive ILRec", "ILRec"]).values())
+    batch = dict(next(iter(ours.get_train_dataloader())))
+    rows, length = batch["labels"].shape
+    width = dict(job.shape)["hidden_size"]
+    states = [torch.randn(rows, length, width, requires_grad=True) for _ in range(4)]  # layers, then the last, normed
 
     def loops() -> float:
         started = time.perf_counter()
-        total = torch.zeros(())
-        for row in range(positions):
-            z, middle, target = last[row], list(stack[:, row]), int(targets[row])
-            negatives = references.naive_negatives(middle, z, target, selection="threshold", threshold=0.8)
-            weights = references.naive_weights(middle, negatives)
-            total = total + references.naive_cpo(z, target, weights, beta=3.0, penalty="additive")
-            total = total + 0.05 * references.naive_cpd(middle, z)
-            total = total + references.naive_crr(z, target, negatives, rewards[row], temperature=1.0)
-        total.backward()
+        norm, head = naive.model.base_model.norm, naive.model.get_output_embeddings()
+        naive.loss_of([head(norm(layer)) for layer in states[:-1]], head(states[-1]), batch).backward()
         return time.perf_counter() - started
 
-    values = in_turn({"plain loops": loops, "ILRec's losses": ours}, max(rounds, 3))
-    case = f"loss: N={positions} K={layers} V={vocab_size}"
-    return compare("training", case, "loss and gradient", "s", values, "plain loops")
+    def blocks() -> float:
+        started = time.perf_counter()
+        targets, position_loss = ours.position_loss(batch)
+        recorder = SimpleNamespace(checked=True)  # random states are no output of this model's last layer
+        given = (states[-1], [*states[:-1], None], batch["labels"], targets.groups, position_loss)
+        output = score_positions(ours.model, recorder, *given, ours.args.max_logits_mib)
+        (output.terms.sum() - output.log_probs.sum()).backward()
+        return time.perf_counter() - started
+
+    values = in_turn({"naive ILRec": loops, "ILRec": blocks}, max(rounds, 3))
+    return compare("training", f"loss: {job.name}", "loss and gradient", "s", values, "naive ILRec")
 
 
 def show(rows: list[dict[str, Any]]) -> None:
@@ -153,7 +153,7 @@ def show(rows: list[dict[str, Any]]) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--table", choices=[*TABLES, "loss"], action="append", help="default: all")
-    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--steps", type=int, default=4, help="optimiser steps a measurement; the first is left out")
     parser.add_argument("--quick", action="store_true")
     parser.add_argument("--peak_memory", nargs=3, metavar=("TABLE", "CASE", "SYSTEM"), help=argparse.SUPPRESS)
@@ -172,7 +172,7 @@ def main() -> None:
             continue
         cases = TABLES[table][:1] if arguments.quick else TABLES[table]
         rows += step_rows(table, cases, rounds, steps, ON_CPU)
-        if not arguments.quick and Path("/proc/self/clear_refs").exists():
+        if table in MEMORY and not arguments.quick and Path("/proc/self/clear_refs").exists():
             rows += memory_rows(table, cases, ON_CPU)
     if not arguments.quick:
         path = write_results("training", rows)

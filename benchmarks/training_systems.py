@@ -61,6 +61,9 @@ class Job:
     def with_(self, **changes: Any) -> "Job":
         return replace(self, **changes)
 
+    def with_shape(self, **sizes: Any) -> "Job":
+        return replace(self, shape=tuple({**dict(self.shape), **sizes}.items()))
+
     @property
     def name(self) -> str:
         return (
@@ -142,16 +145,17 @@ def _catalog(job: Job, generator: random.Random) -> ItemCatalog:
 
 
 class _StepTimer(TrainerCallback):
+    """From the end of one step to that of the next, the fetching of its batch included."""
+
     def on_train_begin(self, args, state, control, **kwargs):
         self.seconds: list[float] = []
-
-    def on_step_begin(self, args, state, control, **kwargs):
-        _synchronise()
-        self.started = time.perf_counter()
+        self.last = time.perf_counter()
 
     def on_step_end(self, args, state, control, **kwargs):
         _synchronise()
-        self.seconds.append(time.perf_counter() - self.started)
+        now = time.perf_counter()
+        self.seconds.append(now - self.last)
+        self.last = now
 
 
 def _synchronise() -> None:
@@ -195,21 +199,23 @@ class NaiveILRecTrainer(SFTTrainer):
         self._signature_columns += ["target_items", "history", "item", "user"]
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
-        columns = {name: inputs.pop(name) for name in ("history", "item", "user") if name in inputs}
-        target_items, labels = inputs.pop("target_items"), inputs["labels"]
-        outputs = model(
-            input_ids=inputs["input_ids"], attention_mask=inputs["attention_mask"], output_hidden_states=True
-        )
+        tokens = {name: inputs[name] for name in ("input_ids", "attention_mask")}
+        outputs = model(**tokens, output_hidden_states=True)
         norm, head = self.model.base_model.norm, self.model.get_output_embeddings()
         layers = [head(norm(hidden)).float() for hidden in outputs.hidden_states[-4:-1]]  # K of (B, S, V)
-        last = outputs.logits.float()  # (B, S, V)
-        targets = TargetPositions.from_batch(inputs["input_ids"], labels, target_items, self.item_trie)
+        loss = self.loss_of(layers, outputs.logits.float(), inputs) / num_items_in_batch
+        return (loss, outputs) if return_outputs else loss
+
+    def loss_of(self, layers, last, inputs):
+        """The sum over all positions with a label, given K logits `(B, S, V)` of layers and those of the last."""
+        labels = inputs["labels"]
+        targets = TargetPositions.from_batch(inputs["input_ids"], labels, inputs["target_items"], self.item_trie)
         where = targets.groups[0]
         places = zip(where.rows.tolist(), (where.columns + labels.size(1) - 1).tolist(), strict=True)
         numbers = {place: number for number, place in enumerate(places)}
         rewards = None
         if self.reward_func is not None:
-            scores = self.reward_func(columns["history"])
+            scores = self.reward_func(inputs["history"])
             rewards = self.item_trie.token_rewards(scores, targets.nodes, last.size(-1), rows=targets.items)
         total = last.sum() * 0.0
         for row in range(labels.size(0)):
@@ -222,8 +228,7 @@ class NaiveILRecTrainer(SFTTrainer):
                     reward = None if rewards is None else rewards[number]
                     allowed = self.item_trie.allowed_mask(targets.nodes[number : number + 1], last.size(-1))[0]
                     total = total + self._terms(z, [layer[row, position] for layer in layers], target, allowed, reward)
-        loss = total / num_items_in_batch
-        return (loss, outputs) if return_outputs else loss
+        return total
 
     def _terms(self, z, layers, target, allowed, reward):
         settings = self.settings
@@ -268,7 +273,8 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "ILRec without CPO": {"cpo_beta": 0.0},
     "ILRec without CPD": {"cpd_weight": 0.0},
     "ILRec without CRR": {"crr_weight": 0.0},
-    **{f"ILRec k={k}": {"intermediate_layers": k} for k in range(1, 8)},
+    "ILRec, all tokens": {"layer_vocabulary": "all"},
+    **{f"ILRec k={k}": {"intermediate_layers": k} for k in range(1, 9)},
 }
 
 
@@ -326,11 +332,14 @@ def _maker(bench: Workbench, common: dict[str, Any], name: str, peft_config: Any
         )
 
     def make_dpo():
-        pairs = [row | {"rejected": row["rejected"][0]} for row in bench.negatives(1)]
+        """As many pairs a positive as negatives, all in the positive's step."""
+        count = int(name.split()[1])
+        pairs = [row | {"rejected": rejected} for row in bench.negatives(count) for rejected in row["rejected"]]
+        batch = {"per_device_train_batch_size": count * bench.job.batch_size}
         return DPOTrainer(
             bench.model(),
             bench.model(),
-            DPOConfig(**sft),
+            DPOConfig(**{**sft, **batch}),
             train_dataset=Dataset.from_list(pairs),
             processing_class=tokenizer,
         )
@@ -366,7 +375,7 @@ def _maker(bench: Workbench, common: dict[str, Any], name: str, peft_config: Any
     others = {
         "SFT": make_sft,
         "naive ILRec": make_naive,
-        "DPO": make_dpo,
+        **{f"DPO {count} negatives": make_dpo for count in (1, 2, 3)},
         "softmax-DPO 3 negatives": make_softmax_dpo,
         "GRPO 8 rollouts": make_grpo,
     }

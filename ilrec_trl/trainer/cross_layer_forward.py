@@ -136,7 +136,9 @@ def add_cross_layer_forward(
         if getattr(text_config, "output_router_logits", False):
             kwargs.setdefault("output_router_logits", True)
         backbone, raw = recorder.run(self.base_model, *args, **kwargs)
-        output = _score(self, recorder, backbone.last_hidden_state, raw, labels, groups, position_loss, max_logits_mib)
+        output = score_positions(
+            self, recorder, backbone.last_hidden_state, raw, labels, groups, position_loss, max_logits_mib
+        )
         if kwargs.get("output_router_logits"):
             output.aux_loss = load_balancing_loss(text_config, backbone.router_logits, kwargs.get("attention_mask"))
         return output
@@ -146,7 +148,9 @@ def add_cross_layer_forward(
 
 # The number of targets differs from batch to batch, so compiled code would be compiled again and again
 @torch.compiler.disable
-def _score(model, recorder, last_hidden_state, raw, labels, groups, position_loss, max_logits_mib) -> CrossLayerOutput:
+def score_positions(
+    model, recorder, last_hidden_state, raw, labels, groups, position_loss, max_logits_mib
+) -> CrossLayerOutput:
     parts = find_model_parts(model)  # looked up on each call, since PEFT and FSDP replace modules
     device = parts.head.weight.device
     labels = labels[:, 1:].to(device)  # (B, S - 1)
@@ -193,7 +197,7 @@ def project_groups(
         `tuple`: fields of [`CrossLayerOutput`], `(M,)` each, its terms, and its values to log.
     """
     bounds = [0, *accumulate(len(group.rows) for group in groups)]
-    heads = _layer_heads(parts.head, groups)
+    heads, no_targets = _layer_heads(parts.head, groups), layers.size(1) == 0
 
     def project(hidden_states, labels, layers, first):
         logits = project_to_logits(model, hidden_states)  # (m, V)
@@ -204,8 +208,8 @@ def project_groups(
         pieces = zip(groups, heads, cuts, sizes, logits.split(sizes), log_normaliser.split(sizes), strict=False)
         losses = []
         for group, head, start, size, *given in pieces:
-            # An empty piece, too, names the values to log, which every rank must have
-            if group.is_target and (size or (group is groups[0] and not layers.size(1))):
+            # Without any target an empty piece still names the values to log, which every rank must have
+            if group.is_target and (size or (no_targets and first == 0 and group is groups[0])):
                 states = normalise(parts, layers[:, start : start + size])  # (K, n, H)
                 layer_logits = project_to_logits(model, states, head)  # (K, n, V or R)
                 tokens = None if group.tokens is None else group.tokens.to(logits.device)

@@ -226,18 +226,22 @@ class ILRecTrainer(SFTTrainer):
             resume_from_checkpoint = find_last_whole_checkpoint(self.args.output_dir)
         return super().train(resume_from_checkpoint, *args, **kwargs)
 
-    def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
-        """The parent's loss, and ILRec's terms on the same forward pass, summed over the target positions."""
-        columns = {name: inputs.pop(name) for name in REWARD_COLUMNS if name in inputs}
-        target_items = inputs.pop("target_items", None)
-        if self._is_plain_sft:
-            return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
-        batch = (inputs["input_ids"], inputs["labels"], target_items)
-        targets = TargetPositions.from_batch(*batch, self.item_trie, by_level=self.ilrec_loss.by_level)
+    def position_loss(self, batch: dict[str, Any]) -> tuple[TargetPositions, Callable[..., Any]]:
+        """The target positions of a batch, and what ILRec makes of their logits, see [`add_cross_layer_forward`]."""
+        given = (batch["input_ids"], batch["labels"], batch.get("target_items"))
+        targets = TargetPositions.from_batch(*given, self.item_trie, by_level=self.ilrec_loss.by_level)
         shares = None
         if self.crr_weight > 0:
+            columns = {name: batch[name] for name in REWARD_COLUMNS if name in batch}
             shares = share_rewards(self.reward_func, columns, targets, self.item_trie)  # (E,)
-        position_loss = functools.partial(self.ilrec_loss, targets=targets, shares=shares)
+        return targets, functools.partial(self.ilrec_loss, targets=targets, shares=shares)
+
+    def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
+        """The parent's loss, and ILRec's terms on the same forward pass, summed over the target positions."""
+        added = {name: inputs.pop(name) for name in ("target_items", *REWARD_COLUMNS) if name in inputs}
+        if self._is_plain_sft:
+            return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
+        targets, position_loss = self.position_loss({**inputs, **added})
         recorder = _LastOutput(model, self.model.training, groups=targets.groups, position_loss=position_loss)
         result = super().compute_loss(recorder, inputs, return_outputs, num_items_in_batch)
         output = recorder.output
@@ -255,7 +259,7 @@ class ILRecTrainer(SFTTrainer):
     def _record(self, values: dict[str, Tensor], positions: int) -> None:
         """Add this batch, of all processes, to the sums behind the logged metrics; kept on the device."""
         totals = torch.stack([value.sum(dtype=torch.float32) for value in values.values()])
-        totals = torch.cat([totals, totals.new_tensor([positions])])
+        totals = torch.cat([totals, totals.new_full((1,), positions)])
         # Here, where every process comes by, and not in `log`, which a callback may call on one of them
         totals = self.accelerator.reduce(totals, reduction="sum")
         sums = self._sums["train" if self.model.training else "eval"]

@@ -262,14 +262,33 @@ def test_blocks_keep_no_logits_for_the_backward_pass():
     assert kept[1] == 0 < kept[0]
 
 
-def test_a_batch_without_targets_stays_connected():
+@pytest.mark.parametrize("has_labels", [False, True])
+def test_a_batch_without_targets_stays_connected_and_names_what_is_logged(has_labels):
     model = build("llama").train()
-    add_cross_layer_forward(model, [0])
+    add_cross_layer_forward(model, [0], 4 * 40 * 2 / 2**20)  # one position at a time
     input_ids, labels, mask = inputs()
-    output = run(model, input_ids, torch.full_like(labels, -100), torch.zeros_like(mask))
+    output = run(model, input_ids, labels if has_labels else torch.full_like(labels, -100), torch.zeros_like(mask))
+    assert {name: len(value) for name, value in output.logged.items()} == {
+        "logits": 0,
+        "layer_logits": 0,
+        "position": 0,
+    }
     (output.log_probs.sum() + output.terms.sum()).backward()
     gradients = [p.grad for p in model.parameters()]
-    assert all(gradient is not None and (gradient == 0).all() for gradient in gradients)
+    assert all(gradient is not None and gradient.any() == has_labels for gradient in gradients)
+
+
+def test_the_loss_is_called_with_targets_alone():
+    sizes = []
+
+    def record(logits, *given):
+        sizes.append(len(logits))
+        return keep_logits(logits, *given)
+
+    model = build("llama")
+    add_cross_layer_forward(model, [0, 1], 2 * 4 * 40 * 3 / 2**20)  # 7 targets and one other, two at a time
+    run(model, *inputs(), position_loss=record)
+    assert sizes == [2, 2, 2, 1]
 
 
 def test_a_model_without_layers_is_refused_by_name():
