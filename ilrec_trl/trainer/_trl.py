@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import torch
 from trl.data_utils import get_dataset_column_names, is_conversational, is_conversational_from_value
+from trl.trainer.dpo_trainer import DataCollatorForPreference
 from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
 from trl.trainer.utils import FusedCausalLMOutput, get_config_model_id, pad
 
 
 __all__ = [
     "DataCollatorForLanguageModeling",
+    "DataCollatorForPreference",
     "FusedCausalLMOutput",
     "get_config_model_id",
     "get_dataset_column_names",

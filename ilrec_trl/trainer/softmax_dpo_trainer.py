@@ -9,9 +9,8 @@ import torch
 from datasets import Dataset
 from torch import Tensor
 from trl import DPOConfig, DPOTrainer
-from trl.trainer.dpo_trainer import DataCollatorForPreference
 
-from ._trl import pad
+from ._trl import DataCollatorForPreference, pad
 
 
 # Fields of DPOConfig that would change the loss, with the value that leaves it as it is.
