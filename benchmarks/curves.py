@@ -1,18 +1,20 @@
 """
 How ILRec's own work grows: with the number of intermediate layers K, of target positions N, of vocabulary entries V,
-of catalogue items I (in the reward), and with the length S of a row (in the whole step). From the root of the
-repository, about five minutes on two CPU cores:
+and of catalogue items I (in the reward); and the whole step, of ILRec and of SFT, with the length S of a row. From the
+root of the repository, about four minutes on one CPU core:
 
     python benchmarks/curves.py
     python benchmarks/curves.py --quick  # fewer points, written nowhere
 
 Each curve moves one driver and holds the others; its points are measured in turn. "Deviation" is the largest ratio of
-a point to the line a + b x, a and b at least 0, that fits all points of the curve best, relatively. Writes
-benchmarks/results/curves.csv and curves.png.
+a point to the line a + b x, a and b at least 0, that fits all points of the curve best, relatively. Memory that is
+freed is kept by the process (`KEPT`), since glibc gives blocks of more than 32 MiB back to the system at once, and
+fetching them again costs more than the arithmetic. Writes benchmarks/results/curves.csv and curves.png.
 """
 
 import argparse
 import functools
+import os
 import sys
 import time
 import warnings
@@ -40,13 +42,15 @@ from ilrec_trl.trainer.target_positions import TargetPositions  # noqa: E402
 from ilrec_trl.trainer.target_rewards import share_rewards  # noqa: E402
 
 
+KEPT = {"MALLOC_MMAP_THRESHOLD_": str(2**32), "MALLOC_TRIM_THRESHOLD_": str(2**33)}
 HIDDEN = 128
 DRIVERS = {
     "K": ("intermediate layers", [1, 2, 4, 6, 8], {"N": 128, "V": 8_192}),
     "N": ("target positions", [64, 128, 256, 512, 1_024], {"K": 3, "V": 8_192}),
     "V": ("vocabulary entries", [8_192, 16_384, 32_768, 65_536, 131_072], {"K": 3, "N": 64}),
     "I": ("catalogue items", [1_000, 10_000, 100_000, 300_000, 1_000_000], {"T": 16}),
-    "S": ("tokens a row", [256, 512, 1_024, 2_048], {"B": 2}),
+    "S": ("tokens a row", [256, 512, 1_024, 2_048], {"B": 2, "system": "ILRec"}),
+    "S of SFT": ("tokens a row", [256, 512, 1_024, 2_048], {"B": 2, "system": "SFT"}),
 }
 
 
@@ -117,10 +121,10 @@ def reward_seconds(T: int, I: int) -> Callable[[], float]:  # noqa: E741
     return run
 
 
-def step_seconds(S: int, B: int) -> Callable[[], float]:
+def step_seconds(S: int, B: int, system: str) -> Callable[[], float]:
     """The whole optimiser step of a small Llama."""
     bench = Workbench(Job(length=S, batch_size=B), num_rows=3 * B)
-    return systems(bench, 3, ON_CPU, ["ILRec"])["ILRec"].step_seconds
+    return systems(bench, 3, ON_CPU, [system])[system].step_seconds
 
 
 MEASURED: dict[str, Callable[..., Callable[[], float]]] = {
@@ -141,6 +145,8 @@ def deviation(points: list[int], seconds: list[float]) -> float:
 def curve(driver: str, rounds: int, quick: bool) -> list[dict[str, Any]]:
     what, points, others = DRIVERS[driver]
     points = points[:2] if quick else points
+    driver = driver[0]
+    rounds = min(rounds, 3) if driver == "S" else rounds  # whole trainings
     runs = {point: MEASURED[driver](**{driver: point}, **others) for point in points}
     in_turn({str(point): run for point, run in runs.items()}, 1)  # warms up
     values = in_turn({str(point): run for point, run in runs.items()}, rounds)
@@ -183,6 +189,8 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true")
     arguments = parser.parse_args()
     warnings.filterwarnings("ignore")
+    if not KEPT.items() <= os.environ.items():  # the allocator reads them when a process begins
+        os.execve(sys.executable, [sys.executable, *sys.argv], {**os.environ, **KEPT})
     rounds = 1 if arguments.quick else arguments.rounds
     rows = [row for driver in arguments.driver or DRIVERS for row in curve(driver, rounds, arguments.quick)]
     if not arguments.quick:
