@@ -39,7 +39,6 @@ METHODS = [
     "ILRec without CRR",
     "naive ILRec",
     "DPO 1 negatives",
-    "DPO 2 negatives",
     "DPO 3 negatives",
     "softmax-DPO 3 negatives",
     "GRPO 8 rollouts",
@@ -154,7 +153,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--table", choices=[*TABLES, "loss"], action="append", help="default: all")
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--steps", type=int, default=4, help="optimiser steps a measurement; the first is left out")
+    parser.add_argument("--steps", type=int, default=3, help="optimiser steps a measurement; the first is left out")
     parser.add_argument("--quick", action="store_true")
     parser.add_argument("--peak_memory", nargs=3, metavar=("TABLE", "CASE", "SYSTEM"), help=argparse.SUPPRESS)
     arguments = parser.parse_args()

@@ -52,7 +52,7 @@ TINY = {
     "num_attention_heads": 4,
     "num_key_value_heads": 4,
 }
-METHODS = ["SFT", "ILRec", "ILRec without CRR", "ILRec without CPD"]
+METHODS = ["SFT", "ILRec", "ILRec without CRR", "ILRec, all tokens"]
 
 
 def nf4_model(folder: str) -> Any:

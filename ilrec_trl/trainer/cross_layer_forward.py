@@ -220,8 +220,9 @@ def project_groups(
         return {"log_probs": log_probs, **_describe(logits, log_normaliser, labels)}, losses
 
     vocab_size, budget = model.config.get_text_config().vocab_size, max_logits_mib * 2**20 / 4
-    widths = [group.is_target * (vocab_size if group.tokens is None else len(group.tokens)) for group in groups]
-    widths = [vocab_size + len(layers) * width for width in widths]  # floats of a position
+    widths = [vocab_size if head is None else len(head.weight) for head in heads]
+    # Floats of a position
+    widths = [vocab_size + group.is_target * len(layers) * width for group, width in zip(groups, widths, strict=True)]
     if sum(len(group.rows) * width for group, width in zip(groups, widths, strict=True)) <= budget:
         blocks = [project(hidden_states, labels, layers, 0)]
     else:

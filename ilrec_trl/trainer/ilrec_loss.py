@@ -143,14 +143,13 @@ class ILRecLoss:
         if self.item_trie is None:
             return None, None
         edges = [indices.to(logits.device) for indices in targets.continuations(self.item_trie, block)]  # (E,)
-        continuations = torch.zeros_like(logits, dtype=torch.bool).index_put_(
-            edges, edges[0].new_ones((), dtype=torch.bool)
-        )
+        yes = edges[0].new_ones((), dtype=torch.bool)  # a Python value would have to be copied to the device
+        continuations = torch.zeros_like(logits, dtype=torch.bool).index_put_(edges, yes)
         if shares is None:
             return continuations, None
         bounds = targets.edge_bounds
         shares = shares[bounds[block.start] : bounds[block.stop]].to(logits)
-        return continuations, torch.zeros_like(logits, requires_grad=False).index_put_(edges, shares)
+        return continuations, torch.zeros_like(logits).index_put_(edges, shares)
 
     def candidates(self, continuations: Tensor | None, logits: Tensor) -> Tensor:
         """Tokens that may be negatives, `(n, R)`: those that can follow in some item, or all the tokenizer knows."""

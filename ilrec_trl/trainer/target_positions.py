@@ -54,7 +54,8 @@ class TargetPositions:
         by_level: bool = False,
     ) -> TargetPositions:
         """
-        On an accelerator this waits for the device, since it needs sizes; nothing that comes after it does.
+        On an accelerator this waits for the device, since sizes must be known on the host; the forward pass and the
+        loss then need not.
 
         Args:
             input_ids, labels (`torch.Tensor` of shape `(B, S)`):

@@ -16,7 +16,7 @@ from .target_positions import TargetPositions
 
 
 # Scores of how many items, over all targets, are held at once: what fits a processor's cache, 256 MiB elsewhere; but
-# of no less targets than a reward model can score efficiently
+# of no fewer targets than a reward model can score efficiently
 _SCORES_AT_ONCE = {"cpu": 2**19, "accelerator": 2**26}
 _LEAST_TARGETS = 16
 
@@ -25,7 +25,7 @@ def score_targets(
     reward_func: RewardFunc | Callable[..., Tensor], columns: dict[str, list], num_items: int, device: torch.device
 ) -> Tensor:
     """
-    Scores of every item for every target item of a batch.
+    Scores of every item for some target items.
 
     Args:
         reward_func ([`RewardFunc`]):
