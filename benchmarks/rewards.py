@@ -10,6 +10,7 @@ being a target with a history of its own. Weights are random: time does not depe
 """
 
 import argparse
+import functools
 import json
 import subprocess
 import sys
@@ -27,6 +28,9 @@ import torch  # noqa: E402
 from benchmarks.measurements import compare, in_turn, write_results  # noqa: E402
 from ilrec_trl import ItemTrie, SASRecConfig, SASRecModel, SASRecReward  # noqa: E402
 from ilrec_trl.rewards.sequence_batches import PADDING  # noqa: E402
+from ilrec_trl.trainer.share_cache import ShareCache  # noqa: E402
+from ilrec_trl.trainer.target_positions import TargetPositions  # noqa: E402
+from ilrec_trl.trainer.target_rewards import share_rewards  # noqa: E402
 
 
 LEVELS, CODES = 4, 256
@@ -86,39 +90,39 @@ def seconds(function: Callable[..., Any], store: Store, turns: list[int]) -> Cal
 
 
 def batch_rows(num_items: int, num_users: int, rounds: int) -> list[dict[str, Any]]:
-    """Scores of a batch: plainly, in batches of like length, and from the vectors of an earlier epoch."""
+    """Shares of a batch's targets: plainly, as the first epoch computes them, and as later ones find them."""
     store = Store(num_items, num_users, batches=4)
     columns = torch.tensor([int(item) for item in store.item_trie.item_ids])
-    first = SASRecReward(store.model, store.item_trie, cache_mib=0)
-    later = SASRecReward(store.model, store.item_trie)
-    scores = later(store.batches[0][0])
-    torch.testing.assert_close(scores, plain_scores(store, columns, store.batches[0][0]), atol=1e-6, rtol=1e-3)
-    for histories, _, _ in store.batches:
-        later(histories)
-    one = (scores, *store.batches[0][1:])
+    reward_func, cache = SASRecReward(store.model, store.item_trie), ShareCache(512)
 
-    def shares(*_: Any) -> None:
-        store.item_trie.token_rewards(one[0], one[1], store.vocab_size, rows=one[2])
+    def plainly(histories: list[list[str]], nodes: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
+        scores = plain_scores(store, columns, histories)
+        return store.item_trie.token_rewards(scores, nodes, store.vocab_size, rows=rows)
 
+    def shares(kept: ShareCache | None, histories: list[list[str]], nodes: torch.Tensor, rows: torch.Tensor) -> Any:
+        bounds = [0, *store.item_trie.arrays.child_counts(nodes).cumsum(0).tolist()]
+        targets = TargetPositions([], nodes, nodes, rows, nodes, bounds)
+        return share_rewards(reward_func, {"history": histories}, targets, store.item_trie, kept)
+
+    for batch in store.batches:
+        dense = plainly(*batch)
+        torch.testing.assert_close(shares(cache, *batch), dense[dense > 0], atol=1e-6, rtol=1e-3)
     systems = {
-        "plain scores": lambda histories, *_: plain_scores(store, columns, histories),
-        "SASRecReward, first epoch": lambda histories, *_: first(histories),
-        "SASRecReward, later epochs": lambda histories, *_: later(histories),
-        "ItemTrie.token_rewards": shares,
+        "plain scores, ItemTrie.token_rewards": plainly,
+        "share_rewards, first epoch": functools.partial(shares, None),
+        "share_rewards, later epochs": functools.partial(shares, cache),
     }
     targets = sum(len(histories) for histories, _, _ in store.batches) // len(store.batches)
     # Every system walks through the same batches, a turn of its own each
     values = in_turn({name: seconds(function, store, [0]) for name, function in systems.items()}, rounds)
     case = f"{num_items} items, {targets} targets"
-    return compare("rewards", case, "CPU time", "s", values, "plain scores")
+    return compare("rewards", case, "CPU time", "s", values, "plain scores, ItemTrie.token_rewards")
 
 
 def catalogue_case(num_items: int, num_users: int, rounds: int) -> dict[str, Any]:
     """Seconds of scores and shares of one batch, and peak memory, in a process of its own."""
     store = Store(num_items, num_users, batches=2)
     reward = SASRecReward(store.model, store.item_trie)
-    for histories, _, _ in store.batches:
-        reward(histories)
 
     def step(histories: list[list[str]], nodes: torch.Tensor, rows: torch.Tensor) -> None:
         store.item_trie.token_rewards(reward(histories), nodes, store.vocab_size, rows=rows)

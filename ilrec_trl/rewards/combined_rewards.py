@@ -49,6 +49,11 @@ class EnsembleReward:
         self.reward_funcs = list(reward_funcs)
         self.weights = weights
 
+    @property
+    def is_fixed(self) -> bool:
+        """Whether all functions are, see [`RewardFunc`]."""
+        return all(getattr(reward_func, "is_fixed", False) for reward_func in self.reward_funcs)
+
     def __call__(self, histories: list[list[str]], **columns: Any) -> torch.Tensor:
         """Scores `(B, I)`, each row of sum 1 where any function gives mass."""
         total: torch.Tensor | None = None  # (B, I)
@@ -106,6 +111,11 @@ class CrossFittedReward:
         self.fold_of = {str(user): fold for user, fold in fold_of.items()}
         self.user_column = user_column
         self.mean = EnsembleReward(reward_funcs)
+
+    @property
+    def is_fixed(self) -> bool:
+        """Whether all functions are, see [`RewardFunc`]."""
+        return self.mean.is_fixed
 
     def __call__(self, histories: list[list[str]], **columns: Any) -> torch.Tensor:
         """Scores `(B, I)`; `ValueError` without the user column, since then nothing tells who has seen whom."""

@@ -12,7 +12,6 @@ from safetensors.torch import load_file, save_file
 from torch.nn import functional as F
 
 from .sasrec import SASRecModel
-from .vector_cache import VectorCache
 
 
 if TYPE_CHECKING:
@@ -22,6 +21,10 @@ if TYPE_CHECKING:
 class RewardFunc(Protocol):
     """
     What [`ILRecTrainer`] takes as `reward_func`: any callable of this signature.
+
+    One whose attribute `is_fixed` is true promises the same scores for the same history and columns throughout a
+    training; the trainer then asks it once a target, see `reward_cache_mib` of [`ILRecConfig`]. Without the attribute
+    it is asked in every epoch.
 
     Args:
         histories (`list[list[str]]`):
@@ -65,13 +68,12 @@ class SASRecReward:
             Divides the logits; above 1 spreads the probability over more items.
         device (`str` or `torch.device`, *optional*):
             Where to compute. By default where the model is.
-        cache_mib (`float`, *optional*, defaults to `128.0`):
-            MiB on that device and in memory for the vectors of histories that come again in the next epoch: 10 for
-            every 12,000 distinct ones at a width of 128. 0 computes them anew each time.
 
     Raises:
         ValueError: If the model does not know an item of the trie, or `temperature` is not positive.
     """
+
+    is_fixed = True
 
     def __init__(
         self,
@@ -79,7 +81,6 @@ class SASRecReward:
         item_trie: ItemTrie,
         temperature: float = 1.0,
         device: str | torch.device | None = None,
-        cache_mib: float = 128.0,
     ) -> None:
         if not temperature > 0:
             raise ValueError(f"Got temperature={temperature}; expected a positive number, 1 for SASRec's own softmax.")
@@ -90,10 +91,6 @@ class SASRecReward:
             self.model.to(device)  # type: ignore[arg-type]
         self.temperature = temperature
         columns = _columns_of(item_trie, self.model.config.item_ids, "SASRec").to(self.model.device)  # (I,)
-        sizes = self.model.config
-        self.vectors = VectorCache(
-            self.model.history_vectors, sizes.hidden_size, sizes.max_position_embeddings, cache_mib
-        )
         # Put into the order of the trie once, rather than the scores at every step
         weight, bias = self.model.item_head()
         self.weight = weight[columns] / temperature  # (I, H)
@@ -102,7 +99,7 @@ class SASRecReward:
     def __call__(self, histories: list[list[str]], **columns: Any) -> torch.Tensor:
         """Probabilities `(B, I)` in float32; `ValueError` for an empty history or an item the model does not know."""
         input_ids = [self.model.input_ids([str(item) for item in history]) for history in histories]
-        vectors = self.vectors(input_ids)  # (B, H)
+        vectors = self.model.history_vectors(input_ids)  # (B, H)
         return torch.softmax(F.linear(vectors, self.weight, self.bias).float(), dim=-1)  # (B, I)
 
 
@@ -128,6 +125,8 @@ class ScoreMatrixReward:
     Raises:
         ValueError: For lists that do not fit the matrix, missing items, or scores that are negative or not finite.
     """
+
+    is_fixed = True
 
     def __init__(
         self,

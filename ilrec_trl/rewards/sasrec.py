@@ -14,7 +14,6 @@ from transformers.utils import ModelOutput
 from .sampled_softmax import sampled_softmax_loss
 from .sasrec_config import SASRecConfig
 from .sequence_batches import IGNORE_INDEX, PADDING, collate_sequences, length_batches
-from .vector_cache import index
 
 
 @dataclass
@@ -277,6 +276,7 @@ class SASRecModel(PreTrainedModel):
         self.eval()
         for chosen in length_batches([len(ids) for ids in input_ids], batch_size, self.device):
             batch = collate_sequences([{"input_ids": input_ids[row]} for row in chosen])["input_ids"]
-            vectors[index(vectors, chosen)] = self.last_vectors(batch.to(self.device, non_blocking=True))
+            places = torch.tensor(chosen).to(self.device, non_blocking=True)
+            vectors[places] = self.last_vectors(batch.to(self.device, non_blocking=True))
         self.train(training)
         return vectors

@@ -60,6 +60,10 @@ class ILRecConfig(SFTConfig):
             Budget in MiB for float32 logits, of the last and of the intermediate layers, that are held at once. Where
             the positions with a label need more, they are gone through in blocks, whose logits are computed again in
             the backward pass. It changes memory and speed alone.
+        reward_cache_mib (`float`, *optional*, defaults to `512`):
+            Budget in MiB, in memory of the host and of each process, for what the rewards of a target came to, about
+            1 KiB a target of 256 codes a level: from the second epoch on the reward function is not asked again. Used
+            where the function says `is_fixed`, see [`RewardFunc`]; 0 asks it each time.
     """
 
     # `HfArgumentParser` takes the first member beside `str` as the type of the command-line flag
@@ -116,6 +120,10 @@ class ILRecConfig(SFTConfig):
         default=256.0,
         metadata={"help": "MiB of logits held at once; more positions are gone through in blocks."},
     )
+    reward_cache_mib: float = field(
+        default=512.0,
+        metadata={"help": "MiB for the rewards of targets that come again, with a fixed reward function."},
+    )
 
     @classmethod
     def from_args(cls, args: Any, model: Any) -> ILRecConfig:
@@ -148,7 +156,7 @@ class ILRecConfig(SFTConfig):
         for name, choices in _CHOICES.items():
             if getattr(self, name) not in choices:
                 raise ValueError(f"`{name}` must be one of {choices}, got {getattr(self, name)!r}.")
-        for name in ("negative_threshold", "cpo_beta", "cpd_weight", "crr_weight"):
+        for name in ("negative_threshold", "cpo_beta", "cpd_weight", "crr_weight", "reward_cache_mib"):
             value = getattr(self, name)
             if value is not None and not (math.isfinite(value) and value >= 0):
                 raise ValueError(f"`{name}` must be a finite number of at least 0, got {value!r}.")

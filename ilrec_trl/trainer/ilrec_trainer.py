@@ -33,6 +33,7 @@ from .ilrec_loss import ILRecLoss
 from .model_card import add_ilrec_section
 from .model_parts import find_model_parts, resolve_intermediate_layers
 from .refusals import refuse_incomplete_arguments, refuse_unsupported, refuse_without_items
+from .share_cache import ShareCache
 from .target_items import TargetMarker
 from .target_packing import pack_with_targets
 from .target_positions import TargetPositions
@@ -128,6 +129,8 @@ class ILRecTrainer(SFTTrainer):
             self.cpo_beta = 3.0 if item_trie is not None and args.restrict_to_items else 1.0
         self.crr_weight = args.crr_weight if args.crr_weight is not None else float(reward_func is not None)
         refuse_incomplete_arguments(args, item_trie, reward_func, self.crr_weight)
+        is_fixed = getattr(reward_func, "is_fixed", False)
+        self._share_cache = ShareCache(args.reward_cache_mib) if is_fixed and args.reward_cache_mib else None
         self._sums: dict[str, dict[str, Any]] = {"train": defaultdict(float), "eval": defaultdict(float)}
         super().__init__(model, args, *positional, **kwargs)
 
@@ -233,7 +236,7 @@ class ILRecTrainer(SFTTrainer):
         shares = None
         if self.crr_weight > 0:
             columns = {name: batch[name] for name in REWARD_COLUMNS if name in batch}
-            shares = share_rewards(self.reward_func, columns, targets, self.item_trie)  # (E,)
+            shares = share_rewards(self.reward_func, columns, targets, self.item_trie, self._share_cache)  # (E,)
         return targets, functools.partial(self.ilrec_loss, targets=targets, shares=shares)
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):

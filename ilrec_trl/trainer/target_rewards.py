@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from itertools import islice
 from typing import Any
 
 import torch
@@ -12,6 +13,7 @@ from ..items.item_trie import ItemTrie
 from ..items.trie_arrays import check_item_scores, ragged_ranges
 from ..rewards.rewards import RewardFunc, check_reward_func
 from .data_collator import REWARD_COLUMNS
+from .share_cache import ShareCache
 from .target_positions import TargetPositions
 
 
@@ -57,6 +59,7 @@ def share_rewards(
     columns: dict[str, list],
     targets: TargetPositions,
     item_trie: ItemTrie,
+    cache: ShareCache | None = None,
 ) -> Tensor:
     """
     The share of each continuation in the reward mass of its prefix: `q_t` of collaborative reward regularisation.
@@ -69,29 +72,48 @@ def share_rewards(
             The positions, with their nodes.
         item_trie ([`ItemTrie`]):
             The catalogue.
+        cache ([`ShareCache`], *optional*):
+            Where targets that came before are found, and others kept; for a `reward_func` that is fixed.
 
     Returns:
         `torch.Tensor` of shape `(E,)`: float32, of the continuations of all positions one after the other.
     """
     device, num_targets = targets.nodes.device, len(_split_history(columns)[0])
-    arrays, bounds = item_trie.to(device).arrays, targets.edge_bounds
+    arrays, bounds = item_trie.to(device).arrays, torch.tensor(targets.edge_bounds)
+    items, starts, counts = targets.items.cpu(), bounds[:-1], bounds.diff()  # (N,)
+    sizes = torch.zeros(num_targets, dtype=torch.long).index_add_(0, items, counts)  # (T,), continuations
+    positions = items.argsort(stable=True).split(items.bincount(minlength=num_targets).tolist())  # of each target
+
+    def places(chosen: Tensor) -> Tensor:
+        return ragged_ranges(starts[chosen], counts[chosen])[1].to(device)
+
+    shares = torch.zeros(targets.edge_bounds[-1], device=device)  # (E,)
+    missing, keys = list(range(num_targets)), []
+    if cache is not None and num_targets:
+        nodes = iter(targets.nodes.cpu()[torch.cat(positions)].tolist())
+        values = zip(*columns.values(), strict=True)
+        keys = [cache.key(own, [*islice(nodes, len(chosen))]) for own, chosen in zip(values, positions, strict=True)]
+        known = [target for target in missing if keys[target] in cache.places]
+        missing = [target for target in missing if keys[target] not in cache.places]
+        if known:
+            kept = ragged_ranges(torch.tensor([cache.places[keys[target]] for target in known]), sizes[known])[1]
+            shares[places(torch.cat([positions[target] for target in known]))] = cache.shares[kept].to(device)
     step = max(_LEAST_TARGETS, _SCORES_AT_ONCE.get(device.type, _SCORES_AT_ONCE["accelerator"]) // len(item_trie))
-    by_item = targets.items.argsort(stable=True)  # (N,)
-    firsts, ends = range(0, max(num_targets, 1), step), []
-    if len(firsts) > 1:
-        ends = torch.searchsorted(targets.items[by_item], torch.tensor(firsts[1:], device=device)).tolist()
-    counts = arrays.child_counts(targets.nodes)  # (N,)
-    edges = counts.cumsum(0) - counts  # (N,), the first of each position
-    shares = torch.zeros(bounds[-1], device=device)  # (E,)
-    start = 0
-    for first, end in zip(firsts, [*ends, len(by_item)], strict=True):
-        chosen = by_item[start:end]
-        part = {name: values[first : first + step] for name, values in columns.items()}
-        scores = score_targets(reward_func, part, len(item_trie), device)  # (step, I)
-        rows = check_item_scores(scores, len(item_trie), len(chosen), targets.items[chosen] - first)
-        places = ragged_ranges(edges[chosen], counts[chosen])[1]
-        shares[places] = arrays.child_shares(scores, targets.nodes[chosen], rows)[2].float()
-        start = end
+    for first in range(0, len(missing), step):
+        part = missing[first : first + step]
+        chosen = torch.cat([positions[target] for target in part])
+        rows = torch.arange(len(part)).repeat_interleave(torch.tensor([len(positions[target]) for target in part]))
+        scores = score_targets(
+            reward_func,
+            {name: [values[target] for target in part] for name, values in columns.items()},
+            len(item_trie),
+            device,
+        )  # (step, I)
+        rows = check_item_scores(scores, len(item_trie), len(chosen), rows.to(device))
+        computed = arrays.child_shares(scores, targets.nodes[chosen.to(device)], rows)[2].float()
+        shares[places(chosen)] = computed
+        if cache is not None:
+            cache.keep([keys[target] for target in part], computed.cpu().split(sizes[part].tolist()))
     return shares
 
 

@@ -63,23 +63,20 @@ class TestSASRecReward:
         torch.testing.assert_close(shares[1], guitar / (guitar + strings))
         torch.testing.assert_close(shares[3], strings / (guitar + strings))
 
-    @pytest.mark.parametrize("cache_mib", [0, 1])
-    def test_token_rewards_equal_the_naive_twins(self, model, item_trie, cache_mib):
+    def test_token_rewards_equal_the_naive_twins(self, model, item_trie):
         torch.nn.init.normal_(model.output.bias)
-        reward = SASRecReward(model, item_trie, temperature=1.5, cache_mib=cache_mib)
+        reward = SASRecReward(model, item_trie, temperature=1.5)
         draw = random.Random(0)
-        for _ in range(2):  # the second time from the cache, with other histories among them
-            lengths = [1, 5, 2, 60, 1, 5, 40, 50]
-            histories = [[draw.choice(ITEMS) for _ in range(length)] for length in lengths] + [["capo"], ["capo"]]
-            prefixes = [draw.choice([[], [2]]) for _ in histories]
-            shares = item_trie.token_rewards(reward(histories), prefixes, vocab_size=4)
-            for history, prefix, share in zip(histories, prefixes, shares, strict=True):
-                logits = naive_sasrec_scores(model, [ITEMS.index(item) for item in history[-50:]])
-                by_item = dict(zip(ITEMS, (logits / 1.5).softmax(0).tolist(), strict=True))
-                expected = naive_token_rewards(SEQUENCES, by_item, prefix)
-                assert {token: pytest.approx(value, abs=1e-5) for token, value in expected.items()} == {
-                    token: share[token].item() for token in expected
-                }
+        histories = [[draw.choice(ITEMS) for _ in range(length)] for length in [1, 5, 2, 60, 1, 5, 40, 50]]
+        prefixes = [draw.choice([[], [2]]) for _ in histories]
+        shares = item_trie.token_rewards(reward(histories), prefixes, vocab_size=4)
+        for history, prefix, share in zip(histories, prefixes, shares, strict=True):
+            logits = naive_sasrec_scores(model, [ITEMS.index(item) for item in history[-50:]])
+            by_item = dict(zip(ITEMS, (logits / 1.5).softmax(0).tolist(), strict=True))
+            expected = naive_token_rewards(SEQUENCES, by_item, prefix)
+            assert {token: pytest.approx(value, abs=1e-5) for token, value in expected.items()} == {
+                token: share[token].item() for token in expected
+            }
 
     def test_refusals(self, model, item_trie):
         larger = ItemTrie.from_sequences(SEQUENCES | {"drum": [3]})

@@ -25,6 +25,7 @@ CPU = {"output_dir": "out", "use_cpu": True, "bf16": False, "report_to": "none"}
         ({"cpd_weight": float("inf")}, "`cpd_weight` must be"),
         ({"crr_weight": -1}, "`crr_weight` must be"),
         ({"crr_temperature": 0}, "above 0, got 0"),
+        ({"reward_cache_mib": -1}, "`reward_cache_mib` must be a finite number of at least 0, got -1"),
         ({"negative_top_k": 0}, "at least 1, got 0"),
     ],
 )

@@ -215,6 +215,32 @@ def test_accumulation_gives_one_trajectory(make_model, settings, dataset, tokeni
         torch.testing.assert_close(weight, weights[0], rtol=1e-4, atol=1e-4)
 
 
+def test_a_fixed_reward_function_is_asked_once_a_target(make_model, settings, dataset, tokenizer, trie):
+    scores = fixed_scores(trie)
+    logs, calls = [], []
+    for is_fixed, mib in ((False, 512.0), (True, 0.0), (True, 512.0)):
+        asked = []
+
+        def reward_func(histories, **columns):
+            asked.extend(histories)  # noqa: B023
+            return scores(histories)
+
+        reward_func.is_fixed = is_fixed
+        trainer = ILRecTrainer(
+            make_model(),
+            args=ILRecConfig(**{**settings, "max_steps": -1, "num_train_epochs": 3}, reward_cache_mib=mib),
+            train_dataset=dataset,
+            processing_class=tokenizer,
+            item_trie=trie,
+            reward_func=reward_func,
+        )
+        asked.clear()  # of the check at construction
+        logs.append([(log["loss"], log["grad_norm"], log["ilrec/crr_loss"]) for log in history_of(trainer)])
+        calls.append(len(asked))
+    assert logs[0] == logs[1] == logs[2]
+    assert calls == [3 * len(dataset), 3 * len(dataset), len(dataset)]
+
+
 def test_training_lowers_the_loss_and_logs_sensible_metrics(make_model, settings, dataset, tokenizer, trie):
     config = ILRecConfig(
         **{**settings, "max_steps": 30, "logging_steps": 10, "eval_strategy": "steps", "eval_steps": 30}

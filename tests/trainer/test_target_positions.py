@@ -5,6 +5,7 @@ import torch
 
 from ilrec_trl.items.item_trie import ItemTrie
 from ilrec_trl.trainer import target_rewards
+from ilrec_trl.trainer.share_cache import ShareCache
 from ilrec_trl.trainer.target_positions import TargetPositions
 from ilrec_trl.trainer.target_rewards import share_rewards
 from tests import references
@@ -86,6 +87,43 @@ def test_shares_are_those_of_the_twin_however_many_targets_are_scored_at_once(tr
         named = dict(zip(trie.item_ids, scores[history[0]].tolist(), strict=True))
         twin = references.naive_token_rewards(SEQUENCES, named, trie.arrays.path(node))
         torch.testing.assert_close(part.tolist(), list(twin.values()), rtol=1e-6, atol=1e-7)
+
+
+@pytest.mark.parametrize("mib", [0.0, 0.0005, 1.0])
+def test_kept_shares_are_those_computed_anew(trie, mib):
+    """In batches of changing targets, some of them twice in one, some without a history, with room for all or few."""
+    generator = torch.Generator().manual_seed(0)
+    table, asked = torch.rand(4, len(trie), generator=generator), []
+
+    def reward_func(histories, user):
+        asked.extend((history[0], name) for history, name in zip(histories, user, strict=True))
+        pairs = zip(histories, user, strict=True)
+        return torch.stack([table["abcd".index(history[0])] ** len(name) for history, name in pairs])
+
+    cache, seen = ShareCache(mib), set()
+    for turn in range(12):
+        targets = TargetPositions.from_batch(*batch(), trie, by_level=turn % 2 == 0)
+        draws = torch.randint(4, (5, 2), generator=generator).tolist()
+        columns = {"history": [["abcd"[n]] if turn % 3 or n else None for n, _ in draws]}
+        columns["user"] = ["u" * (1 + m) for _, m in draws]
+        fresh = share_rewards(reward_func, columns, targets, trie)
+        asked.clear()
+        kept = share_rewards(reward_func, columns, targets, trie, cache)
+        assert torch.equal(kept, fresh)
+        histories = [history and history[0] for history in columns["history"]]
+        prefixes = [tuple(SEQUENCES[item][:-1]) for row in ITEMS for item in row]  # a and d have the same positions
+        expected = [
+            (history, user)
+            for history, user, prefix in zip(histories, columns["user"], prefixes, strict=True)
+            if history is not None and (mib < 1 or (history, user, prefix) not in seen)
+        ]
+        seen.update(zip(histories, columns["user"], prefixes, strict=True))
+        if mib != 0.0005:
+            assert asked == expected
+        else:
+            assert len(asked) <= len(expected)
+    assert cache.room >= 0
+    assert len(cache.places) == (len(seen) if mib == 1 else 2 if mib else 0)
 
 
 def test_a_batch_of_plain_text_has_no_target(trie):
