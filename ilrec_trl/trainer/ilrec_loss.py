@@ -14,6 +14,7 @@ from .losses import (
     cross_layer_distillation_loss,
     cross_layer_preference_loss,
     negative_weights,
+    random_negatives,
     self_hard_negatives,
 )
 from .target_positions import TargetPositions
@@ -64,6 +65,7 @@ class ILRecLoss:
         *,
         targets: TargetPositions,
         shares: Tensor | None = None,
+        seed: int = 0,
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """
         Args:
@@ -82,6 +84,8 @@ class ILRecLoss:
             shares (`torch.Tensor` of shape `(E,)`, *optional*):
                 Rewards of the continuations of all positions, see [`share_rewards`]; needed where `crr_weight` is
                 above 0.
+            seed (`int`, *optional*, defaults to `0`):
+                Of the batch's random negatives; a block that is computed again draws the same.
 
         Returns:
             `tuple`: the terms, `(n,)`, in nats, to be added to cross-entropy; and values to log, `(n,)` each.
@@ -91,16 +95,22 @@ class ILRecLoss:
         logits = logits if tokens is None else logits.index_select(1, tokens)  # (n, R)
         target_ids = targets.columns[block].to(logits.device)  # (n,)
         continuations, rewards = self._look_up(targets, block, logits, shares)  # (n, R) each
-        ensemble = layer_logits.detach().mean(0, keepdim=True)  # (1, n, R)
+        miners = logits.detach()[None] if args.negative_source == "last" else layer_logits.detach()  # (K or 1, n, R)
+        ensemble = miners.mean(0, keepdim=True)  # (1, n, R)
+        allowed = self.candidates(continuations, logits)
         negatives = self_hard_negatives(
-            ensemble if args.negative_selection == "threshold" else layer_logits,
+            ensemble if args.negative_selection == "threshold" else miners,
             logits,
             target_ids,
             selection=args.negative_selection,
             threshold=args.negative_threshold,
             top_k=args.negative_top_k,
-            allowed=self.candidates(continuations, logits),
+            allowed=allowed,
         )
+        if args.negative_source == "random":
+            generator = torch.Generator(logits.device).manual_seed(seed + start)
+            negatives = random_negatives(negatives, target_ids, allowed, generator)
+            ensemble = torch.zeros_like(ensemble)  # all weigh the same
         cross_entropy = log_normaliser - logits.gather(1, target_ids[:, None]).squeeze(1)  # (n,)
         values, terms = {"cpo_loss": cross_entropy}, torch.zeros_like(log_normaliser)
         if self.cpo_beta > 0:

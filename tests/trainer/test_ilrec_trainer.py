@@ -101,8 +101,9 @@ def naive_batch_loss(model, trainer, rows, sequences, scores, config):
             following = {sequences[item][offset] for item in below}
             known = following if config.restrict_to_items else range(1, len(trainer.processing_class))
             allowed = [v in known for v in vocabulary]
+            miners = [[value.detach() for value in seen]] if config.negative_source == "last" else layers
             negatives = references.naive_negatives(
-                layers,
+                miners,
                 seen,
                 vocabulary.index(token),
                 selection=config.negative_selection,
@@ -110,7 +111,7 @@ def naive_batch_loss(model, trainer, rows, sequences, scores, config):
                 top_k=config.negative_top_k,
                 allowed=allowed,
             )
-            weights = dict(zip(vocabulary, references.naive_weights(layers, negatives), strict=True))
+            weights = dict(zip(vocabulary, references.naive_weights(miners, negatives), strict=True))
             weights = [weights.get(v, 0.0) for v in range(len(last))]
             negatives = {vocabulary[column] for column in negatives}
             total = total + references.naive_cpo(
@@ -133,6 +134,8 @@ def naive_batch_loss(model, trainer, rows, sequences, scores, config):
         {"layer_vocabulary": "all"},
         {"restrict_to_items": False, "negative_threshold": 0.5},
         {"cpo_penalty": "multiplicative", "cpo_beta": 0.7, "crr_scope": "negatives", "crr_temperature": 0.5},
+        {"negative_source": "last", "negative_threshold": 0.3},
+        {"negative_source": "last", "negative_selection": "top_k", "negative_top_k": 2},
         {"negative_selection": "top_k", "negative_top_k": 2, "intermediate_layers": [0, 2], "cpd_weight": 0.3},
         {"max_logits_mib": 1e-3},  # three positions at a time
     ],
@@ -239,6 +242,31 @@ def test_a_fixed_reward_function_is_asked_once_a_target(make_model, settings, da
         calls.append(len(asked))
     assert logs[0] == logs[1] == logs[2]
     assert calls == [3 * len(dataset), 3 * len(dataset), len(dataset)]
+
+
+def test_random_negatives_are_the_same_in_blocks(make_model, settings, dataset, tokenizer, trie):
+    """Blocks are computed again in the backward pass, which must meet the negatives of the forward pass."""
+    config = ILRecConfig(
+        **settings, negative_source="random", negative_threshold=0.3, cpo_beta=5.0, cpd_weight=0.0, max_logits_mib=1e-3
+    )
+    trainer = ILRecTrainer(
+        make_model().double(), args=config, train_dataset=dataset, processing_class=tokenizer, item_trie=trie
+    )
+    batch = trainer.data_collator([trainer.train_dataset[n] for n in range(4)])
+
+    def loss_of() -> torch.Tensor:
+        torch.manual_seed(7)
+        return trainer.compute_loss(trainer.model, dict(batch), num_items_in_batch=torch.tensor(16))
+
+    loss_of().backward()
+    weight = trainer.model.model.layers[0].mlp.up_proj.weight
+    gradient, place = weight.grad[3, 2].item(), (3, 2)
+    losses = []
+    for step in (1e-3, -2e-3):
+        with torch.no_grad():
+            weight[place] += step
+        losses.append(loss_of().item())
+    assert gradient == pytest.approx((losses[0] - losses[1]) / 2e-3, rel=3e-3)
 
 
 def test_training_lowers_the_loss_and_logs_sensible_metrics(make_model, settings, dataset, tokenizer, trie):
