@@ -247,7 +247,7 @@ def test_a_fixed_reward_function_is_asked_once_a_target(make_model, settings, da
 def test_random_negatives_are_the_same_in_blocks(make_model, settings, dataset, tokenizer, trie):
     """Blocks are computed again in the backward pass, which must meet the negatives of the forward pass."""
     config = ILRecConfig(
-        **settings, negative_source="random", negative_threshold=0.3, cpo_beta=5.0, cpd_weight=0.0, max_logits_mib=1e-3
+        **settings, negative_source="random", negative_threshold=1.1, cpo_beta=5.0, cpd_weight=0.0, max_logits_mib=1e-3
     )
     trainer = ILRecTrainer(
         make_model().double(), args=config, train_dataset=dataset, processing_class=tokenizer, item_trie=trie
