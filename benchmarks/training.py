@@ -2,12 +2,13 @@
 What ILRec costs beside SFT, and beside other ways of learning from negatives: seconds of an optimiser step and peak
 memory of whole trainers, and seconds of the loss alone against plain loops. From the root of the repository:
 
-    python benchmarks/training.py                  # all tables, about 20 minutes on one CPU core
+    python benchmarks/training.py                  # all tables, about 25 minutes on one CPU core
     python benchmarks/training.py --table methods  # one of them
     python benchmarks/training.py --quick          # a small try of each, written nowhere
 
 Writes benchmarks/results/training.csv and one plot a table. All systems of a case train the same random weights on the
-same random rows; they are measured in turn, and a ratio is taken within a round.
+same random rows; they are measured in turn, and a ratio is taken within a round. ILRec is measured in the second and
+later epochs, in which the rewards of the first are known, unless its name says otherwise.
 """
 
 import argparse
@@ -34,11 +35,13 @@ ON_CPU = {"use_cpu": True, "bf16": False, "activation_checkpointing": False, "da
 METHODS = [
     "SFT",
     "ILRec",
+    "ILRec, first epoch",
     "ILRec without CPO",
     "ILRec without CPD",
     "ILRec without CRR",
     "naive ILRec",
     "DPO 1 negatives",
+    "DPO 2 negatives",
     "DPO 3 negatives",
     "softmax-DPO 3 negatives",
     "GRPO 8 rollouts",
@@ -57,7 +60,7 @@ USERS = Job(length=73, batch_size=64, targets=17).with_shape(
 #: Cases of each table: a job and the systems that do it.
 TABLES: dict[str, list[tuple[Job, list[str]]]] = {
     "methods": [(JOB, METHODS)],
-    "users": [(USERS, [*PAIR, "ILRec without CRR", "ILRec, all tokens"])],
+    "users": [(USERS, [*PAIR, "ILRec, first epoch", "ILRec without CRR", "ILRec, all tokens"])],
     "titles": [(JOB.with_(kind="titles", vocab_size=32_000, num_items=2_000), [*PAIR, "ILRec without CRR"])],
     "layers": [(JOB.with_shape(num_hidden_layers=9), ["SFT", *(f"ILRec k={k}" for k in range(1, 9))])],
     "vocabulary": [(JOB.with_(vocab_size=size), PAIR) for size in (1_031, 32_000, 128_000)],
