@@ -325,8 +325,6 @@ def test_models_of_many_kinds(which):
             assert_equal_rankings(found[row], naive_beam_search(scores, sequences, 3))
 
 
-# PEFT 0.21 asks by the name that transformers 5.23 deprecates (peft/peft_model.py).
-@pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")
 def test_a_peft_model():
     lora = LoraConfig(task_type="CAUSAL_LM", r=2, target_modules="all-linear", init_lora_weights=False)
     model = get_peft_model(build(LlamaConfig(**COMMON)), lora).eval()

@@ -16,8 +16,6 @@ from ilrec_trl.pipeline.prepare import prepare
 from ilrec_trl.pipeline.train import build_model, settings_of, train_method, trainer_arguments
 
 
-# TRL 1.16 asks by the name that transformers 5.23 deprecates (trl/models/utils.py).
-pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")
 MODEL = ModelOptions(hidden_size=16, intermediate_size=32, num_hidden_layers=2, num_attention_heads=2)
 SMALL = {"per_device_train_batch_size": 16, "learning_rate": 1e-2, "num_train_epochs": 2.0, "preference_start": 1.0}
 

@@ -11,10 +11,6 @@ from trl import DPOConfig, DPOTrainer
 from ilrec_trl.trainer.softmax_dpo_trainer import SoftmaxDPOTrainer
 
 
-# TRL 1.16 asks by the name that transformers 5.23 deprecates (trl/models/utils.py).
-pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")
-
-
 @pytest.fixture
 def preference_rows(items):
     """Items the next of which is preferred to others; their lengths differ by one token."""
