@@ -61,6 +61,12 @@ USERS = Job(length=73, batch_size=64, targets=17).with_shape(
 TABLES: dict[str, list[tuple[Job, list[str]]]] = {
     "methods": [(JOB, METHODS)],
     "users": [(USERS, [*PAIR, "ILRec, first epoch", "ILRec without CRR", "ILRec, all tokens"])],
+    "means": [
+        (
+            JOB.with_(kind="titles", vocab_size=32_000, num_items=2_000, length=256, batch_size=4, targets=8),
+            [*PAIR, "ILRec, first epoch", "ILRec, all tokens", "ILRec, one block", "ILRec, blocks of 16 MiB"],
+        )
+    ],
     "titles": [(JOB.with_(kind="titles", vocab_size=32_000, num_items=2_000), [*PAIR, "ILRec without CRR"])],
     "layers": [(JOB.with_shape(num_hidden_layers=9), ["SFT", *(f"ILRec k={k}" for k in range(1, 9))])],
     "vocabulary": [(JOB.with_(vocab_size=size), PAIR) for size in (1_031, 32_000, 128_000)],
@@ -69,7 +75,7 @@ TABLES: dict[str, list[tuple[Job, list[str]]]] = {
     "catalogue": [(JOB.with_(num_items=items), PAIR) for items in (1_000, 100_000)],
 }
 #: Tables whose memory is measured too, each system in a process of its own.
-MEMORY = ("methods", "users", "titles", "vocabulary")
+MEMORY = ("methods", "users", "means", "titles", "vocabulary")
 
 
 def step_rows(
@@ -82,7 +88,9 @@ def step_rows(
         trainers = systems(bench, steps, options, names)
         values = in_turn({name: system.step_seconds for name, system in trainers.items()}, rounds)
         rows += compare("training", f"{table}: {job.name}", "optimiser step", "s", values, "SFT")
-        show(rows[-len(names) :])
+        speeds = {name: [bench.tokens_per_step / value for value in taken] for name, taken in values.items()}
+        rows += compare("training", f"{table}: {job.name}", "tokens of SFT's rows a second", "", speeds, "SFT")
+        show(rows[-2 * len(names) :])
     return rows
 
 
@@ -90,7 +98,7 @@ def memory_rows(table: str, cases: list[tuple[Job, list[str]]], options: dict[st
     """Peak memory of a training, in a process of its own for each system."""
     rows = []
     for number, (job, names) in enumerate(cases):
-        names = names if table == "methods" else PAIR
+        names = names if table in ("methods", "means") else PAIR
         values = {}
         for name in names:
             command = [sys.executable, __file__, "--peak_memory", table, str(number), name]

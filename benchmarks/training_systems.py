@@ -87,6 +87,8 @@ class Workbench:
         tokens = len(self.tokenizer(self.catalog.texts[0] + self.separator)["input_ids"])
         self.history_length = max(1, (job.length - 1) // tokens - job.targets)
         self.rows = [self._row(generator) for _ in range(num_rows)]
+        texts = [row["prompt"] + row["completion"] for row in self.rows]
+        self.tokens_per_step = sum(map(len, self.tokenizer(texts)["input_ids"])) * job.batch_size / num_rows
         set_seed(0)
         self.sasrec = SASRecModel(SASRecConfig(item_ids=list(self.catalog.item_ids)))
 
@@ -279,6 +281,8 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "ILRec without CPD": {"cpd_weight": 0.0},
     "ILRec without CRR": {"crr_weight": 0.0},
     "ILRec, all tokens": {"layer_vocabulary": "all"},
+    "ILRec, one block": {"max_logits_mib": 1e6},
+    "ILRec, blocks of 16 MiB": {"max_logits_mib": 16},
     **{f"ILRec k={k}": {"intermediate_layers": k} for k in range(1, 9)},
 }
 
