@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from .rewards.rewards import RewardFunc, SASRecReward, ScoreMatrixReward
     from .rewards.sasrec import SASRecModel
     from .rewards.sasrec_config import SASRecConfig
+    from .rewards.sasrec_group import SASRecGroup, train_sasrec_group
     from .rewards.sasrec_training import train_sasrec
     from .trainer.data_collator import DataCollatorForItemCompletion
     from .trainer.ilrec_config import ILRecConfig
@@ -59,6 +60,7 @@ __all__ = [
     "Recommender",
     "RewardFunc",
     "SASRecConfig",
+    "SASRecGroup",
     "SASRecModel",
     "SASRecReward",
     "ScoreMatrixReward",
@@ -77,6 +79,7 @@ __all__ = [
     "sequence_dataset",
     "task_dataset",
     "train_sasrec",
+    "train_sasrec_group",
 ]
 
 _MODULES = {
@@ -97,6 +100,7 @@ _MODULES = {
     "Recommender": ".evaluation.recommender",
     "RewardFunc": ".rewards.rewards",
     "SASRecConfig": ".rewards.sasrec_config",
+    "SASRecGroup": ".rewards.sasrec_group",
     "SASRecModel": ".rewards.sasrec",
     "SASRecReward": ".rewards.rewards",
     "ScoreMatrixReward": ".rewards.rewards",
@@ -114,6 +118,7 @@ _MODULES = {
     "sequence_dataset": ".data.prompts",
     "task_dataset": ".data.tasks",
     "train_sasrec": ".rewards.sasrec_training",
+    "train_sasrec_group": ".rewards.sasrec_group",
 }
 
 

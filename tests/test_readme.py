@@ -38,8 +38,9 @@ def test_the_example_runs(data_folder, tmp_path, capsys):  # noqa: F811
         '"Qwen/Qwen3-0.6B"': f'"{tmp_path}/model"',
         '"data"': f'"{data_folder}"',
         'output_dir="recommender",': small,
-        'sasrec_training_arguments("sasrec")': (
-            f'sasrec_training_arguments("{tmp_path}/sasrec", num_train_epochs=1, dataloader_pin_memory=False)'
+        'sasrec_training_arguments("sasrec"), "sasrec", folds=5': (
+            f'sasrec_training_arguments("{tmp_path}/sasrec", num_train_epochs=1, dataloader_pin_memory=False), '
+            f'"{tmp_path}/sasrec", folds=2'
         ),
     }
     for old, new in changes.items():
