@@ -384,7 +384,7 @@ def _maker(bench: Workbench, common: dict[str, Any], name: str, peft_config: Any
     others = {
         "SFT": make_sft,
         "naive ILRec": make_naive,
-        **{f"DPO {count} negatives": make_dpo for count in (1, 3)},
+        **{f"DPO {count} negatives": make_dpo for count in (1, 2, 3)},
         "softmax-DPO 3 negatives": make_softmax_dpo,
         "GRPO 8 rollouts": make_grpo,
     }
