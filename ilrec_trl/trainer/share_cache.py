@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from array import array
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Iterable, Sequence
+from itertools import accumulate, pairwise
 
 import torch
 from torch import Tensor
@@ -34,9 +33,17 @@ class ShareCache:
         self.places: dict[bytes, int] = {}
 
     @staticmethod
-    def key(values: Sequence[Any], nodes: Sequence[int]) -> bytes:
-        """What tells a target from others: its values of all columns, and the trie nodes of its positions."""
-        return hashlib.blake2b(repr(values).encode() + array("q", nodes).tobytes(), digest_size=16).digest()
+    def keys(values: Iterable[tuple], nodes: Tensor, lengths: Sequence[int]) -> list[bytes]:
+        """
+        What tells targets from others: their values of all columns, and the trie nodes of their positions, of which
+        each target has as many of `nodes` as `lengths` says.
+        """
+        node_bytes, width = nodes.numpy().tobytes(), nodes.element_size()
+        ends = [width * end for end in accumulate(lengths, initial=0)]
+        return [
+            hashlib.blake2b(repr(own).encode() + node_bytes[start:end], digest_size=16).digest()
+            for own, (start, end) in zip(values, pairwise(ends), strict=True)
+        ]
 
     def keep(self, keys: Sequence[bytes], shares: Sequence[Tensor]) -> None:
         """Keep the shares of some targets, on the host, while there is room."""

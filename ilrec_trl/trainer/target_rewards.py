@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from itertools import islice
 from typing import Any
 
 import torch
@@ -90,9 +89,8 @@ def share_rewards(
     shares = torch.zeros(targets.edge_bounds[-1], device=device)  # (E,)
     missing, keys = list(range(num_targets)), []
     if cache is not None and num_targets:
-        nodes = iter(targets.nodes.cpu()[torch.cat(positions)].tolist())
-        values = zip(*columns.values(), strict=True)
-        keys = [cache.key(own, [*islice(nodes, len(chosen))]) for own, chosen in zip(values, positions, strict=True)]
+        lengths = [len(chosen) for chosen in positions]
+        keys = cache.keys(zip(*columns.values(), strict=True), targets.nodes.cpu()[torch.cat(positions)], lengths)
         known = [target for target in missing if keys[target] in cache.places]
         missing = [target for target in missing if keys[target] not in cache.places]
         if known:
