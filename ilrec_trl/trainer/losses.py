@@ -236,7 +236,11 @@ def collaborative_reward_loss(
     log_normaliser = logits.logsumexp(-1) if log_normaliser is None else log_normaliser  # (N,)
     members = negatives.scatter(1, target_ids[:, None], True)  # (N, V)
     rewarded = members & (token_rewards > 0)
-    scores = torch.where(rewarded, token_rewards, 1.0).to(logits.dtype).log() / temperature
-    rewards = _masked_softmax(scores, rewarded)  # (N, V)
+    if temperature == 1:
+        masses = torch.where(rewarded, token_rewards, 0.0).to(logits.dtype)
+        rewards = masses / masses.sum(-1, keepdim=True).clamp(min=torch.finfo(logits.dtype).tiny)  # (N, V)
+    else:  # by logarithms, as powers of small rewards would be 0
+        scores = torch.where(rewarded, token_rewards, 1.0).to(logits.dtype).log() / temperature
+        rewards = _masked_softmax(scores, rewarded)
     counts = members.sum(-1) > 1
-    return (rewards * (log_normaliser[:, None] - logits)).sum(-1) * counts
+    return (rewards.sum(-1) * log_normaliser - (rewards * logits).sum(-1)) * counts
