@@ -94,11 +94,14 @@ def test_the_studies_are_understood(config, tmp_path):
     from ilrec_trl.pipeline.study_plan import read_study
 
     given = tmp_path / "study.yaml"
-    given.write_text(config.read_text().replace("PATH/TO", str(tmp_path)))
-    for name in ("industrial", "instruments"):
-        (tmp_path / name).mkdir()
+    text = config.read_text()
+    for name in ("PATH/TO/instruments", "runs/industrial_ids"):
+        text = text.replace(f"data: {name}", f"data: {tmp_path}")
+    given.write_text(text)
     (options,) = _parse("study", "", COMMANDS["study"][1], ["--config", str(given), "--jobs", "2"])
     plan = read_study(options)
     assert plan.options.jobs == 2
-    assert {len(method.candidates) for data in plan.data.values() for method in data.methods.values()} == {3}
+    for data in plan.data.values():
+        numbers = {name: len(method.candidates) for name, method in data.methods.items()}
+        assert numbers["SFT"] == max(numbers.values()) > 1
     assert ("ILRec", "SFT") in plan.compare

