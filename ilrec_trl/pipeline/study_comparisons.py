@@ -68,7 +68,7 @@ def compare(
 def _paired_runs(
     ranks: dict[str, list[MethodRanks]], values: dict[str, list[Values]], a: str, b: str
 ) -> tuple[list[int | None], list[tuple[Values, Values]]]:
-    """Runs of one seed side by side; a method with a single run, such as the one SASRec, stands beside each."""
+    """Runs of one seed side by side; a method with a single run, such as popularity, stands beside each."""
     if a not in ranks or b not in ranks:
         return [], []
     first, second = ([entry.seed for entry in ranks[name]] for name in (a, b))

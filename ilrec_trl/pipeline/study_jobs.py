@@ -12,7 +12,7 @@ from typing import Any
 
 from .options import DataOptions, TeacherOptions, TrainingOptions
 from .study_options import OF_A_STUDY, PARTS, merge_options, parts_of, read_options
-from .study_plan import DataSet, Job, Method, StudyPlan, candidate_name, is_finished, slug, uses_teacher
+from .study_plan import SEVERAL, DataSet, Job, Method, StudyPlan, candidate_name, is_finished, slug, uses_teacher
 from .train import extra_arguments, settings_of
 
 
@@ -61,8 +61,12 @@ class _DataJobs:
         options = self._options(self.data.options, _OPTIONS - _DATA, self.refit)
         yield self._job("popularity", self.folder / "popularity", "popularity", options, {})
         if "SASRec" in self.plan.baselines:
-            for seed in self.seeds if self.data.options.get("teacher_per_seed") else self.seeds[:1]:
-                self._teacher(self.data.options, seed, self.refit)
+            alone = {name: value for name, value in self.data.options.items() if name not in SEVERAL}
+            for seed in self.seeds:
+                self._teacher(alone, seed, self.refit)
+        if "SASRec ensemble" in self.plan.baselines:
+            for seed in self.seeds:
+                self._teacher(self.data.options, self._teacher_seed(seed), self.refit)
         runs = [job for method in self.data.methods.values() for job in self._method(method)]
         fusions = [job for name, method in self.plan.fusion.items() for job in self._fusions(name, method, runs)]
         yield from self.teachers.values()
@@ -111,7 +115,8 @@ class _DataJobs:
             final = self.folder / slug(method) / f"seed{seed}"
             if final not in finals:
                 continue
-            folder, teacher = self.folder / slug(name) / f"seed{seed}", self._teacher(self.data.options, seed, False)
+            folder = self.folder / slug(name) / f"seed{seed}"
+            teacher = self._teacher(self.data.options, self._teacher_seed(seed), False)
             about = {"seed": seed, "of": os.path.relpath(final / "model", folder)}
             about["teacher"] = os.path.relpath(teacher / "model", folder)
             options = finals[final].settings["options"]
@@ -131,7 +136,7 @@ class _DataJobs:
     ) -> Job:
         needs, unused, teacher = [], set(_TEACHER), None
         if uses_teacher(method.method, options):
-            teacher = self._teacher(options, seed, refit)
+            teacher = self._teacher(options, self._teacher_seed(seed), refit)
             needs.append(teacher)
             unused = _TEACHER - {"reward_temperature"}
         if trained_as is not None:
@@ -148,14 +153,17 @@ class _DataJobs:
         }
         return self._job("train", folder, title, self._options(options, unused, refit), about, tuple(needs))
 
+    def _teacher_seed(self, seed: int) -> int:
+        """Seed of the SASRec that a run asks: its own with `teacher_per_seed`, else the study's first."""
+        return seed if self.data.options.get("teacher_per_seed") else self.seeds[0]
+
     def _teacher(self, options: dict[str, Any], seed: int, refit: bool) -> Path:
         """Folder of the SASRec that these options ask for; its job is added where it is a new one."""
-        if not self.data.options.get("teacher_per_seed"):
-            seed = self.seeds[0]
         own = {name: value for name, value in options.items() if name in _TEACHER - {"reward_temperature"}}
         usual = {name: value for name, value in self.data.options.items() if name in own}
         changed = [f"{name}={value}" for name, value in own.items() if value != usual.get(name)]
-        name = slug(",".join(["SASRec", *changed]))
+        base = "SASRec ensemble" if SEVERAL & own.keys() else "SASRec"
+        name = slug(",".join([base, *changed]))
         folder = self.folder / name / ("refit" if refit else "") / f"seed{seed}"
         if folder in self.teachers:
             return folder
@@ -165,7 +173,7 @@ class _DataJobs:
             needs = (before,)
             if is_finished(before):
                 own = own | {"sasrec_epochs": read_json(before / "trained.json")["best_epoch"]}
-        test = "SASRec" in self.plan.baselines and name == "SASRec" and refit == self.refit
+        test = base in self.plan.baselines and not changed and refit == self.refit
         title = f"{name} seed {seed}" + (" refit" if refit else "")
         kept = {name: value for name, value in self.data.options.items() if name not in _TEACHER}
         settings = self._options(kept | own, _OPTIONS - _DATA - _TEACHER, refit)

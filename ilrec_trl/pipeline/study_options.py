@@ -42,7 +42,8 @@ class StudyOptions:
     baselines: str | None = field(
         default=None,
         metadata={
-            "help": "A list of popularity, SASRec, and mappings of a name to a ranks.parquet, or to one a data set."
+            "help": "A list of popularity, SASRec, SASRec ensemble, and mappings of a name to a ranks.parquet, or to "
+            "one a data set."
         },
     )
     fusion: list[str] | None = field(

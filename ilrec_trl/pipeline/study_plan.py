@@ -18,7 +18,9 @@ from .study_options import OF_A_STUDY, StudyOptions, default_of, did_you_mean, m
 from .train import ILREC_FIELDS, METHODS, extra_arguments
 
 
-BASELINES = ("popularity", "SASRec")
+BASELINES = ("popularity", "SASRec", "SASRec ensemble")
+# With one of these the teacher is several SASRecs, the ensemble.
+SEVERAL = {"sasrec_folds", "sasrec_ensemble"}
 _EXAMPLES = {"data": '{"shop": {"data": "DIR"}}', "methods": '{"SFT": {"method": "sft"}}', "defaults": "{}"}
 
 
@@ -159,6 +161,11 @@ def read_study(options: StudyOptions) -> StudyPlan:
     defaults = read_options(sections["defaults"], "defaults")
     data = {name: _data_set(name, given, defaults, sections["methods"]) for name, given in sections["data"].items()}
     baselines, files = _baselines(options, list(data))
+    for name, each in data.items():
+        if "SASRec ensemble" in baselines and not SEVERAL & each.options.keys():
+            raise InputError(
+                f"baselines: data set {name} has one SASRec, no ensemble; give sasrec_folds or sasrec_ensemble"
+            )
     names = [*sections["methods"], *baselines, *files, *_fusion(options, sections["methods"], data)]
     reference = options.reference or next(iter(sections["methods"]))
     compare = _listing("compare", options.compare) or [[name, reference] for name in names if name != reference]
@@ -220,7 +227,7 @@ def _baselines(options: StudyOptions, data: list[str]) -> tuple[list[str], dict[
             files[name] = {each: str(path) for each, path in paths.items()}
         else:
             raise InputError(
-                f"baselines: {entry!r} is neither {' nor '.join(BASELINES)} nor a mapping of a name to a ranks.parquet"
+                f"baselines: {entry!r} is none of {', '.join(BASELINES)}, and no mapping of a name to a ranks.parquet"
             )
     return own, files
 

@@ -96,7 +96,7 @@ def results(finished):
 def test_figures_are_those_of_the_ranks(finished, results):
     methods = results["data"]["circle"]["methods"]
     assert {name: len(method["runs"]) for name, method in methods.items()} == {
-        **{"popularity": 1, "SASRec": 1, "SFT": 2, "ILRec, k = 1": 2, "ILRec, k = 1 + SASRec": 2}
+        **{"popularity": 1, "SASRec": 2, "SFT": 2, "ILRec, k = 1": 2, "ILRec, k = 1 + SASRec": 2}
     }
     for name, folders in {"SFT": "SFT", "ILRec, k = 1": "ILRec,_k_=_1"}.items():
         each = []
@@ -139,10 +139,10 @@ def test_comparisons_are_paired_by_user_and_seed(finished, results):
     assert part["questions"] == (lengths > half).sum()
     assert part["difference"] == pytest.approx(differences[:, lengths > half].mean(), abs=1e-9)
     assert sum(part["questions"] for name, part in row["parts"].items() if "targets" in name) == NUM_USERS
-    # The one SASRec beside both seeds
-    (sasrec,) = [row for row in results["data"]["circle"]["comparisons"] if row["a"] == "SASRec"]
-    assert sasrec["seeds"] == [0, 1]
-    assert sasrec["single"] == ["SASRec"]
+    # Popularity has no seeds and stands beside both
+    (popularity,) = [row for row in results["data"]["circle"]["comparisons"] if row["a"] == "popularity"]
+    assert popularity["seeds"] == [0, 1]
+    assert popularity["single"] == ["popularity"]
     assert row["holm_p_value"] >= row["metrics"]["ndcg@10"]["p_value"]
 
 
@@ -174,7 +174,7 @@ def test_validation_chooses_and_every_candidate_is_reported(finished, results):
 
 
 def test_models_are_removed_and_the_teachers_stay(finished):
-    assert [path.parents[2].name for path in finished.rglob("model/config.json")] == ["SASRec"]
+    assert [path.parents[2].name for path in finished.rglob("model/config.json")] == ["SASRec", "SASRec"]
 
 
 def test_nothing_is_done_twice_and_changes_are_refused(declare, finished, capsys):
@@ -215,8 +215,9 @@ def test_refit_trains_on_validation_items_for_the_chosen_epochs(declare, tmp_pat
     path = declare(
         output_dir=str(tmp_path / "runs"),
         seeds=[4],
-        defaults=SMALL | {"refit": True, "num_train_epochs": 2, "sasrec_epochs": 2},
+        defaults=SMALL | {"refit": True, "num_train_epochs": 2, "sasrec_epochs": 2, "sasrec_folds": 2},
         methods={"ILRec": {"method": "ilrec"}},
+        baselines=["SASRec", "SASRec ensemble"],
         fusion=None,
     )
     assert study(path, "--jobs", "2", "--keep_models") == 0
@@ -225,12 +226,13 @@ def test_refit_trains_on_validation_items_for_the_chosen_epochs(declare, tmp_pat
     final = json.loads((folder / "ILRec/seed4/settings.json").read_text())
     assert final["options"]["train_on_validation"] is True
     assert final["options"]["num_train_epochs"] == candidate["best_epoch"]
-    assert final["teacher"] == "../../SASRec/refit/seed4/model"
+    assert final["teacher"] == "../../SASRec_ensemble/refit/seed4/model"
     assert (folder / "ILRec/seed4/model/config.json").is_file()
     assert not (folder / "ILRec/tune/as_given/model").exists()
     assert "validation" not in json.loads((folder / "ILRec/seed4/trained.json").read_text())
-    assert [str(path.relative_to(folder)) for path in sorted(folder.glob("SASRec/**/ranks.parquet"))] == [
-        "SASRec/refit/seed4/ranks.parquet"
+    assert [str(path.relative_to(folder)) for path in sorted(folder.glob("SASRec*/**/ranks.parquet"))] == [
+        "SASRec/refit/seed4/ranks.parquet",
+        "SASRec_ensemble/refit/seed4/ranks.parquet",
     ]
 
 
@@ -253,7 +255,8 @@ def test_refit_trains_on_validation_items_for_the_chosen_epochs(declare, tmp_pat
         ({"compare": [["SFT", "ILRek"]]}, "compare: there is no method 'ILRek'"),
         ({"compare": [["SFT"]]}, "is no pair"),
         ({"reference": "Sft"}, "reference: there is no method 'Sft'; did you mean 'SFT'?"),
-        ({"baselines": ["sasrec"]}, "'sasrec' is neither popularity nor SASRec"),
+        ({"baselines": ["sasrec"]}, "'sasrec' is none of popularity, SASRec, SASRec ensemble"),
+        ({"baselines": ["SASRec ensemble"]}, "circle has one SASRec, no ensemble; give sasrec_folds"),
         ({"baselines": [{"RecTools": "/no/ranks.parquet"}]}, "there is no file /no/ranks.parquet"),
         ({"seeds": [0, 0]}, "each once"),
         ({"fusion": ["SFTT"]}, "fusion: there is no method 'SFTT'"),
