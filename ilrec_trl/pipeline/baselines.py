@@ -29,9 +29,8 @@ def train_teacher(
     Train SASRec on the training sequences and save it, or load the one that `options.sasrec` names. With folds or an
     ensemble there are several; what was finished in `output_dir` by the same settings is not trained again.
     """
-    several = options.sasrec_folds is not None or options.sasrec_ensemble is not None
     if options.sasrec is not None:
-        if several:
+        if options.sasrec_folds is not None or options.sasrec_ensemble is not None:
             raise InputError("--sasrec names trained ones; leave out --sasrec_folds and --sasrec_ensemble")
         return load_teacher(options.sasrec, prepared)
     # Validation items that are trained on can choose no epoch.
@@ -40,11 +39,11 @@ def train_teacher(
     args = teacher_arguments(options, Path(output_dir) / "checkpoints", seed, **fixed)
     data = prepared.splits, prepared.catalog.item_ids, args
     settings: dict[str, Any] = {"config": teacher_config(options), "patience": None if whole else 2}
-    if several:
-        members = 1 if options.sasrec_ensemble is None else options.sasrec_ensemble
+    if options.several:
+        members, folds = options.members, None if options.folds == 1 else options.folds
         with input_errors():
-            check_group(prepared.splits, members, options.sasrec_folds)
-        return train_sasrec_group(*data, output_dir, members=members, folds=options.sasrec_folds, **settings)
+            check_group(prepared.splits, members, folds)
+        return train_sasrec_group(*data, output_dir, members=members, folds=folds, **settings)
     model = train_sasrec(*data, **settings)
     model.save_pretrained(output_dir)
     (Path(output_dir) / GROUP_FILE).unlink(missing_ok=True)

@@ -103,7 +103,7 @@ def _sasrec(prepared: PreparedData, teacher: TeacherOptions) -> float:
         optimizer.zero_grad()
 
     steps = math.ceil(len(sequences) / args.per_device_train_batch_size) * args.num_train_epochs
-    folds, members = teacher.sasrec_folds or 1, teacher.sasrec_ensemble or 1
+    folds, members = teacher.folds, teacher.members
     # Each of a member's folds is left out once
     trainings = members * max(1, folds - 1)
     return members * folds * STAGE_OVERHEAD + trainings * SASREC_SHARE * steps * (_time(step) + STEP_OVERHEAD)

@@ -170,14 +170,30 @@ class TeacherOptions:
     sasrec_folds: int | None = field(
         default=None,
         metadata={
-            "help": "Cross-fitting: so many SASRecs, each trained without one fold of the users, whom it then scores."
+            "help": "Cross-fitting: so many SASRecs, each trained without one fold of the users, whom it then scores. "
+            "None or 1: one SASRec of all users."
         },
     )
     sasrec_ensemble: int | None = field(
         default=None,
-        metadata={"help": "So many SASRecs, or cross-fitted sets of them, whose mean probability counts."},
+        metadata={"help": "So many SASRecs, or cross-fitted sets of them, whose mean probability counts. None: 1."},
     )
     reward_temperature: float = field(default=1.0, metadata={"help": "Temperature of SASRec's probabilities."})
+
+    @property
+    def folds(self) -> int:
+        """Number of folds; 1 where one SASRec has all users."""
+        return 1 if self.sasrec_folds is None else self.sasrec_folds
+
+    @property
+    def members(self) -> int:
+        """SASRecs, or cross-fitted sets of them, in the ensemble."""
+        return 1 if self.sasrec_ensemble is None else self.sasrec_ensemble
+
+    @property
+    def several(self) -> bool:
+        """Whether more than one SASRec is to be trained."""
+        return self.sasrec is None and (self.folds != 1 or self.members != 1)
 
 
 @dataclass

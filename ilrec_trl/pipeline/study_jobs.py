@@ -12,13 +12,14 @@ from typing import Any
 
 from .options import DataOptions, TeacherOptions, TrainingOptions
 from .study_options import OF_A_STUDY, PARTS, merge_options, parts_of, read_options
-from .study_plan import SEVERAL, DataSet, Job, Method, StudyPlan, candidate_name, is_finished, slug, uses_teacher
+from .study_plan import DataSet, Job, Method, StudyPlan, candidate_name, is_finished, slug, uses_teacher
 from .train import extra_arguments, settings_of
 
 
 _TEACHER = {option.name for option in dataclasses.fields(TeacherOptions)}
 _TRAINING = {option.name for option in dataclasses.fields(TrainingOptions)}
 _OPTIONS = {option.name for part in PARTS for option in dataclasses.fields(part)}
+_ALONE = {"sasrec_folds": 1, "sasrec_ensemble": 1}
 # What decides the data and the questions: `model` has the tokenizer.
 _DATA = {option.name for option in dataclasses.fields(DataOptions)} | {"model", "exclude_history"}
 
@@ -61,9 +62,8 @@ class _DataJobs:
         options = self._options(self.data.options, _OPTIONS - _DATA, self.refit)
         yield self._job("popularity", self.folder / "popularity", "popularity", options, {})
         if "SASRec" in self.plan.baselines:
-            alone = {name: value for name, value in self.data.options.items() if name not in SEVERAL}
             for seed in self.seeds:
-                self._teacher(alone, seed, self.refit)
+                self._teacher(self.data.options, seed, self.refit, alone=True)
         if "SASRec ensemble" in self.plan.baselines:
             for seed in self.seeds:
                 self._teacher(self.data.options, self._teacher_seed(seed), self.refit)
@@ -157,19 +157,27 @@ class _DataJobs:
         """Seed of the SASRec that a run asks: its own with `teacher_per_seed`, else the study's first."""
         return seed if self.data.options.get("teacher_per_seed") else self.seeds[0]
 
-    def _teacher(self, options: dict[str, Any], seed: int, refit: bool) -> Path:
-        """Folder of the SASRec that these options ask for; its job is added where it is a new one."""
+    def _teacher(self, options: dict[str, Any], seed: int, refit: bool, alone: bool = False) -> Path:
+        """
+        Folder of the SASRec that these options ask for, or of a single one of all users; its job is added where it is
+        new.
+        """
         own = {name: value for name, value in options.items() if name in _TEACHER - {"reward_temperature"}}
-        usual = {name: value for name, value in self.data.options.items() if name in own}
+        several = parts_of(own)[2].several and not alone
+        if not several:
+            own = {name: value for name, value in own.items() if name not in _ALONE}
+        usual = self.data.options
         changed = [f"{name}={value}" for name, value in own.items() if value != usual.get(name)]
-        base = "SASRec ensemble" if SEVERAL & own.keys() else "SASRec"
+        if not several and "sasrec" not in own:
+            own |= _ALONE
+        base = "SASRec ensemble" if several else "SASRec"
         name = slug(",".join([base, *changed]))
         folder = self.folder / name / ("refit" if refit else "") / f"seed{seed}"
         if folder in self.teachers:
             return folder
         needs: tuple[Path, ...] = ()
         if refit:
-            before = self._teacher(options, seed, refit=False)
+            before = self._teacher(options, seed, refit=False, alone=alone)
             needs = (before,)
             if is_finished(before):
                 own = own | {"sasrec_epochs": read_json(before / "trained.json")["best_epoch"]}

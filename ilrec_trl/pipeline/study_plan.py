@@ -19,8 +19,6 @@ from .train import ILREC_FIELDS, METHODS, extra_arguments
 
 
 BASELINES = ("popularity", "SASRec", "SASRec ensemble")
-# With one of these the teacher is several SASRecs, the ensemble.
-SEVERAL = {"sasrec_folds", "sasrec_ensemble"}
 _EXAMPLES = {"data": '{"shop": {"data": "DIR"}}', "methods": '{"SFT": {"method": "sft"}}', "defaults": "{}"}
 
 
@@ -162,7 +160,7 @@ def read_study(options: StudyOptions) -> StudyPlan:
     data = {name: _data_set(name, given, defaults, sections["methods"]) for name, given in sections["data"].items()}
     baselines, files = _baselines(options, list(data))
     for name, each in data.items():
-        if "SASRec ensemble" in baselines and not SEVERAL & each.options.keys():
+        if "SASRec ensemble" in baselines and not parts_of(each.options)[2].several:
             raise InputError(
                 f"baselines: data set {name} has one SASRec, no ensemble; give sasrec_folds or sasrec_ensemble"
             )
