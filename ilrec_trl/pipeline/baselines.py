@@ -69,7 +69,8 @@ def teacher_reward(
     """The scores that SASRec gives in training."""
     if isinstance(teacher, SASRecGroup):
         return teacher.reward_func(prepared.item_trie, options.reward_temperature, device)
-    return SASRecReward(teacher, prepared.item_trie, options.reward_temperature, device)
+    temperature = 1.0 if options.reward_temperature is None else options.reward_temperature
+    return SASRecReward(teacher, prepared.item_trie, temperature, device)
 
 
 def teacher_config(options: TeacherOptions) -> SASRecConfig:
@@ -99,7 +100,7 @@ def teacher_settings(model: SASRecModel | SASRecGroup, options: TeacherOptions, 
     sizes = ("hidden_size", "num_hidden_layers", "num_attention_heads", "max_position_embeddings", "dropout")
     settings: dict[str, Any] = {name: getattr(model.config, name) for name in sizes}
     if isinstance(model, SASRecGroup):
-        settings |= {"folds": model.num_folds, "ensemble": model.num_members}
+        settings |= {"folds": model.num_folds, "ensemble": model.num_members, "temperature": model.temperature}
     if options.sasrec is not None:
         return settings | {"loaded_from": options.sasrec}
     args = teacher_arguments(options, "unused", seed)

@@ -178,7 +178,13 @@ class TeacherOptions:
         default=None,
         metadata={"help": "So many SASRecs, or cross-fitted sets of them, whose mean probability counts. None: 1."},
     )
-    reward_temperature: float = field(default=1.0, metadata={"help": "Temperature of SASRec's probabilities."})
+    reward_temperature: float | None = field(
+        default=None,
+        metadata={
+            "help": "Temperature of SASRec's probabilities. None: with folds, that at which they are as sure as right "
+            "about users whom they have not seen, else 1."
+        },
+    )
 
     @property
     def folds(self) -> int:

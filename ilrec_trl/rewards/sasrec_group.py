@@ -15,6 +15,7 @@ import torch
 from transformers import TrainingArguments
 
 from ..data.splits import Splits
+from .calibration import calibrated_temperature
 from .combined_rewards import CrossFittedReward, EnsembleReward
 from .rewards import RewardFunc, SASRecReward
 from .sasrec import SASRecModel
@@ -37,6 +38,9 @@ class SASRecGroup:
         models (`list` of [`SASRecModel`]): Member by member, and of a cross-fitted member fold by fold.
         folds (`list[dict[str, int]]`, *optional*): Of each member, the fold of every user; the model of a fold was
             trained without its users. Empty where every member is one model of all users.
+        temperature (`float`, *optional*, defaults to `1.0`): That of the rewards; [`train_sasrec_group`] sets it where
+            there are folds, to where the models are as sure as they are right about users whom they have not seen
+            ([`~rewards.calibration.calibrated_temperature`]).
 
     Raises:
         ValueError: If the models do not know the same items in the same order.
@@ -44,6 +48,7 @@ class SASRecGroup:
 
     models: list[SASRecModel]
     folds: list[dict[str, int]] = field(default_factory=list)
+    temperature: float = 1.0
 
     def __post_init__(self) -> None:
         if any(model.config.item_ids != self.config.item_ids for model in self.models):
@@ -63,9 +68,14 @@ class SASRecGroup:
         return len(self.folds) or len(self.models)
 
     def reward_func(
-        self, item_trie: ItemTrie, temperature: float = 1.0, device: str | torch.device | None = None
+        self, item_trie: ItemTrie, temperature: float | None = None, device: str | torch.device | None = None
     ) -> RewardFunc:
-        """The group's scores: arguments as in [`SASRecReward`], of which there is one a model."""
+        """
+        The group's scores: arguments as in [`SASRecReward`], of which there is one a model; the temperature is the
+        group's own where none is given.
+        """
+        if temperature is None:
+            temperature = self.temperature
         rewards: list[RewardFunc] = [SASRecReward(model, item_trie, temperature, device) for model in self.models]
         if self.folds:
             number = len(self.models) // len(self.folds)
@@ -86,7 +96,7 @@ class SASRecGroup:
         """Read what [`train_sasrec_group`] wrote."""
         about = json.loads((Path(folder) / GROUP_FILE).read_text(encoding="utf-8"))
         models = [SASRecModel.from_pretrained(Path(folder) / name).eval() for name in about["models"]]
-        return cls(models, about["folds"])
+        return cls(models, about["folds"], about["temperature"])
 
 
 def train_sasrec_group(
@@ -131,9 +141,13 @@ def train_sasrec_group(
         part = splits if folds is None else without_fold(splits, fold_of[member], fold)
         models.append(_train_once(part, item_ids, args, output_dir / name, number, config or SASRecConfig(), patience))
         names.append(name)
-    about = {"models": names, "folds": fold_of}
+    unseen = [
+        [entry for entry in splits.train if each[entry.user] == fold] for each in fold_of for fold in range(folds or 1)
+    ]
+    temperature = calibrated_temperature(models, unseen, args.seed) if unseen else 1.0
+    about = {"models": names, "folds": fold_of, "temperature": temperature}
     (output_dir / GROUP_FILE).write_text(json.dumps(about), encoding="utf-8")
-    return SASRecGroup(models, fold_of)
+    return SASRecGroup(models, fold_of, temperature)
 
 
 def check_group(splits: Splits, members: int, folds: int | None) -> None:

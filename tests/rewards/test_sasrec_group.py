@@ -104,6 +104,23 @@ def test_scores_of_an_ensemble_by_hand():
         assert ranks.tolist() == list(range(1, len(left) + 1))
 
 
+def test_a_cross_fitted_group_is_calibrated_by_users_whom_its_models_have_not_seen(tmp_path, monkeypatch):
+    splits, asked = circle_splits(), {}
+    monkeypatch.setattr(sasrec_group, "calibrated_temperature", lambda *given: asked.update(enumerate(given)) or 2.5)
+    group = train(splits, tmp_path, members=2, folds=2)
+    for number, part in enumerate(asked[1]):
+        member, fold = divmod(number, 2)
+        assert part
+        assert part == [entry for entry in splits.train if group.folds[member][entry.user] == fold]
+    assert SASRecGroup.load(tmp_path).temperature == group.temperature == 2.5
+    ask = [["1"], ["2", "3"]], {"user": [splits.train[0].user, "nobody"]}
+    own, one = group.reward_func(TRIE)(ask[0], **ask[1]), group.reward_func(TRIE, 1.0)(ask[0], **ask[1])
+    assert torch.equal(own, group.reward_func(TRIE, 2.5)(ask[0], **ask[1]))
+    assert own.max() < one.max()
+    # Without folds nobody is left to ask
+    assert train(splits, tmp_path / "all", members=2).temperature == 1.0
+
+
 def test_refusals(tmp_path):
     splits = circle_splits()
     with pytest.raises(ValueError, match="1 folds of 12 users; expected from 2 folds to one a user"):
