@@ -22,6 +22,19 @@ from .options import InputError, TeacherOptions
 from .prepare import PreparedData, input_errors
 
 
+_CALIBRATION = "--calibrate_rewards needs cross-fitted SASRecs, --sasrec_folds 5 say, and no --reward_temperature"
+
+
+def check_teacher(options: TeacherOptions) -> None:
+    """Refuse options that contradict each other, before any work."""
+    if options.sasrec is not None and (options.sasrec_folds is not None or options.sasrec_ensemble is not None):
+        raise InputError("--sasrec names trained ones; leave out --sasrec_folds and --sasrec_ensemble")
+    if options.calibrate_rewards and (
+        options.reward_temperature != 1 or (options.sasrec is None and options.folds == 1)
+    ):
+        raise InputError(_CALIBRATION)
+
+
 def train_teacher(
     prepared: PreparedData, options: TeacherOptions, output_dir: str | Path, seed: int
 ) -> SASRecModel | SASRecGroup:
@@ -29,9 +42,8 @@ def train_teacher(
     Train SASRec on the training sequences and save it, or load the one that `options.sasrec` names. With folds or an
     ensemble there are several; what was finished in `output_dir` by the same settings is not trained again.
     """
+    check_teacher(options)
     if options.sasrec is not None:
-        if options.sasrec_folds is not None or options.sasrec_ensemble is not None:
-            raise InputError("--sasrec names trained ones; leave out --sasrec_folds and --sasrec_ensemble")
         return load_teacher(options.sasrec, prepared)
     # Validation items that are trained on can choose no epoch.
     whole = prepared.options.train_on_validation
@@ -67,9 +79,13 @@ def teacher_reward(
     device: torch.device | None = None,
 ) -> RewardFunc:
     """The scores that SASRec gives in training."""
+    temperature = options.reward_temperature
+    if options.calibrate_rewards:
+        if not isinstance(teacher, SASRecGroup) or not teacher.folds:
+            raise InputError(_CALIBRATION)
+        temperature = teacher.temperature
     if isinstance(teacher, SASRecGroup):
-        return teacher.reward_func(prepared.item_trie, options.reward_temperature, device)
-    temperature = 1.0 if options.reward_temperature is None else options.reward_temperature
+        return teacher.reward_func(prepared.item_trie, temperature, device)
     return SASRecReward(teacher, prepared.item_trie, temperature, device)
 
 

@@ -178,11 +178,12 @@ class TeacherOptions:
         default=None,
         metadata={"help": "So many SASRecs, or cross-fitted sets of them, whose mean probability counts. None: 1."},
     )
-    reward_temperature: float | None = field(
-        default=None,
+    reward_temperature: float = field(default=1.0, metadata={"help": "Temperature of SASRec's probabilities."})
+    calibrate_rewards: bool = field(
+        default=False,
         metadata={
-            "help": "Temperature of SASRec's probabilities. None: with folds, that at which they are as sure as right "
-            "about users whom they have not seen, else 1."
+            "help": "With folds: take the temperature at which SASRecs are as sure as they are right about users whom "
+            "they have not seen."
         },
     )
 

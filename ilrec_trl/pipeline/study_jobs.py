@@ -12,11 +12,12 @@ from typing import Any
 
 from .options import DataOptions, TeacherOptions, TrainingOptions
 from .study_options import OF_A_STUDY, PARTS, merge_options, parts_of, read_options
-from .study_plan import DataSet, Job, Method, StudyPlan, candidate_name, is_finished, slug, uses_teacher
+from .study_plan import DataSet, Job, Method, StudyPlan, candidate_name, is_finished, slug
 from .train import extra_arguments, settings_of
 
 
-_TEACHER = {option.name for option in dataclasses.fields(TeacherOptions)}
+_REWARD = {"reward_temperature", "calibrate_rewards"}
+_TEACHER = {option.name for option in dataclasses.fields(TeacherOptions)} - _REWARD
 _TRAINING = {option.name for option in dataclasses.fields(TrainingOptions)}
 _OPTIONS = {option.name for part in PARTS for option in dataclasses.fields(part)}
 _ALONE = {"sasrec_folds": 1, "sasrec_ensemble": 1}
@@ -134,11 +135,11 @@ class _DataJobs:
         test: bool,
         trained_as: Path | None = None,
     ) -> Job:
-        needs, unused, teacher = [], set(_TEACHER), None
-        if uses_teacher(method.method, options):
+        needs, unused, teacher = [], _TEACHER | _REWARD, None
+        if _uses_teacher(method.method, options):
             teacher = self._teacher(options, self._teacher_seed(seed), refit)
             needs.append(teacher)
-            unused = _TEACHER - {"reward_temperature"}
+            unused = set(_TEACHER)
         if trained_as is not None:
             needs.append(trained_as)
         training = parts_of(options)[3]
@@ -162,7 +163,7 @@ class _DataJobs:
         Folder of the SASRec that these options ask for, or of a single one of all users; its job is added where it is
         new.
         """
-        own = {name: value for name, value in options.items() if name in _TEACHER - {"reward_temperature"}}
+        own = {name: value for name, value in options.items() if name in _TEACHER}
         several = parts_of(own)[2].several and not alone
         if not several:
             own = {name: value for name, value in own.items() if name not in _ALONE}
@@ -215,3 +216,9 @@ def remove_lost_models(plan: StudyPlan) -> None:
             for number, folder in enumerate(folders if best is not None else []):
                 if number != best or data.options.get("refit"):
                     shutil.rmtree(folder / "model", ignore_errors=True)
+
+
+def _uses_teacher(method: str, options: dict[str, Any]) -> bool:
+    """Whether a method asks SASRec in training."""
+    weight = options.get("crr_weight")
+    return method == "ilrec" and (options.get("trainer_args") or {}).get("crr_weight", weight) != 0

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from ..trainer.ilrec_config import ILRecConfig
+from .baselines import check_teacher
 from .options import DataOptions, InputError, mapping
 from .preference import CONFIGS
 from .prepare import input_errors
@@ -283,18 +284,13 @@ def _mapping(where: str, value: Any) -> dict[str, Any]:
 
 
 def _check_training(method: str, options: dict[str, Any], candidate: dict[str, Any], where: str) -> None:
-    training = parts_of(merge_options(options, read_options(candidate, f"{where}: tune")))[3]
+    _, _, teacher, training, _ = parts_of(merge_options(options, read_options(candidate, f"{where}: tune")))
     with input_errors():
         extra = extra_arguments(method, training)
         own = {name: getattr(training, name) for name in ILREC_FIELDS} if method == "ilrec" else {}
         try:
+            check_teacher(teacher)
             if method not in CONFIGS:
                 ILRecConfig("unused", use_cpu=True, bf16=False, report_to="none", **(own | extra))
-        except (ValueError, TypeError) as error:
+        except (ValueError, TypeError, InputError) as error:
             raise ValueError(f"{where}: {error}") from error
-
-
-def uses_teacher(method: str, options: dict[str, Any]) -> bool:
-    """Whether a method asks SASRec in training."""
-    weight = options.get("crr_weight")
-    return method == "ilrec" and (options.get("trainer_args") or {}).get("crr_weight", weight) != 0

@@ -38,9 +38,9 @@ class SASRecGroup:
         models (`list` of [`SASRecModel`]): Member by member, and of a cross-fitted member fold by fold.
         folds (`list[dict[str, int]]`, *optional*): Of each member, the fold of every user; the model of a fold was
             trained without its users. Empty where every member is one model of all users.
-        temperature (`float`, *optional*, defaults to `1.0`): That of the rewards; [`train_sasrec_group`] sets it where
-            there are folds, to where the models are as sure as they are right about users whom they have not seen
-            ([`~rewards.calibration.calibrated_temperature`]).
+        temperature (`float`, *optional*, defaults to `1.0`): Of cross-fitted ones, that at which they are as sure as
+            they are right about users whom they have not seen ([`~rewards.calibration.calibrated_temperature`]).
+            [`train_sasrec_group`] finds it; rewards take it where [`SASRecGroup.reward_func`] is given it.
 
     Raises:
         ValueError: If the models do not know the same items in the same order.
@@ -68,14 +68,9 @@ class SASRecGroup:
         return len(self.folds) or len(self.models)
 
     def reward_func(
-        self, item_trie: ItemTrie, temperature: float | None = None, device: str | torch.device | None = None
+        self, item_trie: ItemTrie, temperature: float = 1.0, device: str | torch.device | None = None
     ) -> RewardFunc:
-        """
-        The group's scores: arguments as in [`SASRecReward`], of which there is one a model; the temperature is the
-        group's own where none is given.
-        """
-        if temperature is None:
-            temperature = self.temperature
+        """The group's scores: arguments as in [`SASRecReward`], of which there is one a model."""
         rewards: list[RewardFunc] = [SASRecReward(model, item_trie, temperature, device) for model in self.models]
         if self.folds:
             number = len(self.models) // len(self.folds)

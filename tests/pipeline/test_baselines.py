@@ -1,6 +1,9 @@
 """Popularity by hand; SASRec as teacher."""
 
+import dataclasses
+
 import pytest
+import torch
 
 from ilrec_trl.data.splits import NextItemExample, UserSequence
 from ilrec_trl.evaluation.metrics import hit_rate
@@ -59,6 +62,18 @@ def test_a_group_of_teachers_is_trained_loaded_and_ranked(data_folder, tmp_path)
     user = prepared.splits.train[0].user
     reward = teacher_reward(loaded, prepared, options)
     assert reward([["1", "2"]], user=[user]).sum().item() == pytest.approx(1)
+    # Rewards at the group's own temperature only where that is asked for
+    group.temperature = 2.0
+    asked = [["1", "2"]], {"user": [user]}
+    own = dataclasses.replace(options, calibrate_rewards=True)
+    expected = group.reward_func(prepared.item_trie, 2.0)(asked[0], **asked[1])
+    assert torch.equal(teacher_reward(group, prepared, own)(asked[0], **asked[1]), expected)
+    assert torch.equal(reward(asked[0], **asked[1]), group.reward_func(prepared.item_trie)(asked[0], **asked[1]))
+    for wrong in ({"sasrec_folds": 1}, {"reward_temperature": 2.0}):
+        with pytest.raises(InputError, match="--calibrate_rewards needs cross-fitted SASRecs"):
+            train_teacher(
+                prepared, TeacherOptions(**{"sasrec_folds": 2, "calibrate_rewards": True} | wrong), tmp_path, seed=0
+            )
     with pytest.raises(InputError, match="--sasrec names trained ones"):
         train_teacher(prepared, TeacherOptions(sasrec=str(tmp_path), sasrec_folds=2), tmp_path, seed=0)
     with pytest.raises(InputError, match="61 folds of 60 users"):
