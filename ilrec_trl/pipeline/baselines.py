@@ -13,11 +13,14 @@ from numpy.typing import NDArray
 from transformers import TrainingArguments
 
 from ..data.splits import NextItemExample, UserSequence
+from ..items.item_trie import ItemTrie
 from ..report.results import MethodRanks
+from ..rewards.combined_rewards import EnsembleReward
 from ..rewards.rewards import RewardFunc, SASRecReward
 from ..rewards.sasrec import SASRecConfig, SASRecModel
 from ..rewards.sasrec_group import GROUP_FILE, SASRecGroup, check_group, train_sasrec_group
 from ..rewards.sasrec_training import evaluate_sasrec, sasrec_training_arguments, train_sasrec
+from ..rewards.transitions import TransitionReward
 from .options import InputError, TeacherOptions
 from .prepare import PreparedData, input_errors
 
@@ -27,6 +30,8 @@ _CALIBRATION = "--calibrate_rewards needs cross-fitted SASRecs, --sasrec_folds 5
 
 def check_teacher(options: TeacherOptions) -> None:
     """Refuse options that contradict each other, before any work."""
+    if not 0 <= options.transition_share <= 1:
+        raise InputError(f"--transition_share is {options.transition_share}, expected a number from 0 to 1")
     if options.sasrec is not None and (options.sasrec_folds is not None or options.sasrec_ensemble is not None):
         raise InputError("--sasrec names trained ones; leave out --sasrec_folds and --sasrec_ensemble")
     if options.calibrate_rewards and (
@@ -78,15 +83,21 @@ def teacher_reward(
     options: TeacherOptions,
     device: torch.device | None = None,
 ) -> RewardFunc:
-    """The scores that SASRec gives in training."""
+    """The scores in training: SASRec's, with a share of what followed what where that is asked for."""
     temperature = options.reward_temperature
     if options.calibrate_rewards:
         if not isinstance(teacher, SASRecGroup) or not teacher.folds:
             raise InputError(_CALIBRATION)
         temperature = teacher.temperature
     if isinstance(teacher, SASRecGroup):
-        return teacher.reward_func(prepared.item_trie, temperature, device)
-    return SASRecReward(teacher, prepared.item_trie, temperature, device)
+        reward_func = teacher.reward_func(prepared.item_trie, temperature, device)
+    else:
+        reward_func = SASRecReward(teacher, prepared.item_trie, temperature, device)
+    share = options.transition_share
+    if share == 0:
+        return reward_func
+    transitions = TransitionReward(prepared.splits.train, prepared.item_trie)
+    return EnsembleReward([reward_func, transitions], [1 - share, share])
 
 
 def teacher_config(options: TeacherOptions) -> SASRecConfig:
@@ -159,3 +170,27 @@ def popularity_ranks(
     if exclude_history:
         starts[[example.item in example.history for example in examples]] = np.inf
     return MethodRanks("popularity", [example.user for example in examples], starts, not_below - above)
+
+
+def transition_ranks(
+    train: Sequence[UserSequence],
+    examples: Sequence[NextItemExample],
+    item_trie: ItemTrie,
+    exclude_history: bool = False,
+    batch_size: int = 256,
+) -> MethodRanks:
+    """Ranks by what followed the latest items in the training sequences, the user's own among them."""
+    reward_func, columns = TransitionReward(train, item_trie), item_trie.item_ids
+    number = {item: column for column, item in enumerate(columns)}
+    starts, ties = np.empty(len(examples)), np.empty(len(examples), dtype=np.int64)
+    for first in range(0, len(examples), batch_size):
+        batch = examples[first : first + batch_size]
+        scores = reward_func.score([example.history for example in batch])  # (B, I)
+        if exclude_history:
+            for row, example in enumerate(batch):
+                scores[row, [number[item] for item in set(example.history)]] = -1
+        own = scores.gather(1, torch.tensor([[number[example.item]] for example in batch]))  # (B, 1)
+        part = slice(first, first + len(batch))
+        starts[part] = np.where(own[:, 0] < 0, np.inf, (scores > own).sum(1) + 1)
+        ties[part] = (scores == own).sum(1)
+    return MethodRanks("transitions", [example.user for example in examples], starts, ties)

@@ -186,6 +186,10 @@ class TeacherOptions:
             "they have not seen."
         },
     )
+    transition_share: float = field(
+        default=0.0,
+        metadata={"help": "Share of TransitionReward, what followed what for other users, in the rewards."},
+    )
 
     @property
     def folds(self) -> int:

@@ -50,7 +50,7 @@ def _waiting(plan: StudyPlan, jobs: list[Job]) -> Iterator[tuple[str, Job]]:
 def _cost(job: Job, known: dict[str, dict[str, float]], test: bool | None = None) -> float:
     """Seconds of a run; those of a method that is neither SFT nor ILRec are taken for ILRec's."""
     settings = job.settings
-    if settings["job"] == "popularity":
+    if settings["job"] in ("popularity", "transitions"):
         return 0.0
     options = {name: value for name, value in settings["options"].items() if name != "train_on_validation"}
     data, model, teacher, training, evaluation = parts_of(options)

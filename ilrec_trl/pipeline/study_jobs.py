@@ -16,7 +16,7 @@ from .study_plan import DataSet, Job, Method, StudyPlan, candidate_name, is_fini
 from .train import extra_arguments, settings_of
 
 
-_REWARD = {"reward_temperature", "calibrate_rewards"}
+_REWARD = {"reward_temperature", "calibrate_rewards", "transition_share"}
 _TEACHER = {option.name for option in dataclasses.fields(TeacherOptions)} - _REWARD
 _TRAINING = {option.name for option in dataclasses.fields(TrainingOptions)}
 _OPTIONS = {option.name for part in PARTS for option in dataclasses.fields(part)}
@@ -62,6 +62,8 @@ class _DataJobs:
     def jobs(self) -> Iterator[Job]:
         options = self._options(self.data.options, _OPTIONS - _DATA, self.refit)
         yield self._job("popularity", self.folder / "popularity", "popularity", options, {})
+        if "transitions" in self.plan.baselines:
+            yield self._job("transitions", self.folder / "transitions", "transitions", options, {})
         if "SASRec" in self.plan.baselines:
             for seed in self.seeds:
                 self._teacher(self.data.options, seed, self.refit, alone=True)

@@ -73,7 +73,9 @@ def read_ranks(plan: StudyPlan, data: DataSet) -> tuple[dict[str, list[MethodRan
     folder = plan.folder / slug(data.name)
     files: dict[str, list[tuple[Path, int | None]]] = {}
     for name in plan.baselines:
-        paths = [folder / "popularity"] if name == "popularity" else sorted((folder / slug(name)).rglob("seed*"))
+        paths = (
+            [folder / name] if name in ("popularity", "transitions") else sorted((folder / slug(name)).rglob("seed*"))
+        )
         files[name] = [(each / "ranks.parquet", _seed_of(each)) for each in paths]
     for name, given in plan.files.items():
         if data.name in given:
@@ -137,8 +139,8 @@ def _run_folder(plan: StudyPlan, data: DataSet, name: str, seed: int | None) -> 
     folder = plan.folder / slug(data.name)
     if name in plan.files:
         return None
-    if name == "popularity":
-        return folder / "popularity"
+    if name in ("popularity", "transitions"):
+        return folder / name
     if name in plan.baselines:
         return folder / slug(name) / ("refit" if data.options.get("refit") else "") / f"seed{seed}"
     return folder / slug(name) / f"seed{seed}"

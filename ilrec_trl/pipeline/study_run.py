@@ -35,6 +35,7 @@ from .baselines import (
     teacher_reward,
     teacher_settings,
     train_teacher,
+    transition_ranks,
 )
 from .environment import device, revision, versions
 from .evaluate import load_model, model_ranks
@@ -69,7 +70,13 @@ class StudyRun:
 
     def execute(self) -> None:
         """Do what is left to do."""
-        work = {"popularity": self._popularity, "teacher": self._teacher, "train": self._train, "fusion": self._fusion}
+        work = {
+            "popularity": self._popularity,
+            "transitions": self._transitions,
+            "teacher": self._teacher,
+            "train": self._train,
+            "fusion": self._fusion,
+        }
         work[self.settings["job"]]()
         self._write("done.json", {"revision": revision()})
 
@@ -90,6 +97,10 @@ class StudyRun:
         pq.write_table(pa.table(columns), self.folder / "questions.parquet")
         splits, items, exclude = self.prepared.splits, self.prepared.catalog.item_ids, self.evaluation.exclude_history
         self._test(lambda asked: popularity_ranks(splits.train, asked, items, exclude))
+
+    def _transitions(self) -> None:
+        train, trie, exclude = self.prepared.splits.train, self.prepared.item_trie, self.evaluation.exclude_history
+        self._test(lambda asked: transition_ranks(train, asked, trie, exclude))
 
     def _teacher(self) -> None:
         seed, folder, prepared = self.settings["seed"], self.folder / "model", self.prepared
