@@ -28,8 +28,8 @@ from ilrec_trl import SASRecModel  # noqa: E402
 from ilrec_trl.cli import COMMANDS, main  # noqa: E402
 from ilrec_trl.pipeline.baselines import teacher_ranks, teacher_settings  # noqa: E402
 from ilrec_trl.pipeline.environment import device, revision, versions  # noqa: E402
-from ilrec_trl.pipeline.options import TeacherOptions  # noqa: E402
 from ilrec_trl.pipeline.prepare import PreparedData  # noqa: E402
+from ilrec_trl.pipeline.teacher_options import TeacherOptions  # noqa: E402
 from ilrec_trl.report.markdown import render_report  # noqa: E402
 from ilrec_trl.report.results import MethodRanks, compare_methods, summarise_methods, write_results  # noqa: E402
 

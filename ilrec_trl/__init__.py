@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from .rewards.sasrec_config import SASRecConfig
     from .rewards.sasrec_group import SASRecGroup, train_sasrec_group
     from .rewards.sasrec_training import train_sasrec
+    from .rewards.transitions import TransitionReward
     from .trainer.data_collator import DataCollatorForItemCompletion
     from .trainer.ilrec_config import ILRecConfig
     from .trainer.ilrec_trainer import ILRecTrainer
@@ -65,6 +66,7 @@ __all__ = [
     "SASRecReward",
     "ScoreMatrixReward",
     "SemanticIds",
+    "TransitionReward",
     "__version__",
     "build_semantic_ids",
     "check_item_tokens_train",
@@ -105,6 +107,7 @@ _MODULES = {
     "SASRecReward": ".rewards.rewards",
     "ScoreMatrixReward": ".rewards.rewards",
     "SemanticIds": ".items.semantic_ids",
+    "TransitionReward": ".rewards.transitions",
     "build_semantic_ids": ".items.semantic_ids",
     "check_item_tokens_train": ".items.item_token_training",
     "generate_store": ".data.synthetic",

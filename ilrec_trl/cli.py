@@ -13,6 +13,7 @@ from .pipeline import item_options as i
 from .pipeline import options as o
 from .pipeline.serving_options import ExportOptions, RecommendOptions
 from .pipeline.study_options import StudyOptions
+from .pipeline.teacher_options import TeacherOptions
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -89,7 +90,7 @@ def _prepare(data: o.DataOptions, model: o.ModelOptions, options: o.PrepareOptio
         show(line)
 
 
-def _sasrec(stage: o.StageOptions, teacher: o.TeacherOptions) -> None:
+def _sasrec(stage: o.StageOptions, teacher: TeacherOptions) -> None:
     from .pipeline.stages import train_sasrec_stage
 
     train_sasrec_stage(stage, teacher)
@@ -99,7 +100,7 @@ def _train(
     stage: o.StageOptions,
     method: o.MethodOptions,
     model: o.ModelOptions,
-    teacher: o.TeacherOptions,
+    teacher: TeacherOptions,
     training: o.TrainingOptions,
     evaluation: o.EvaluationOptions,
 ) -> None:
@@ -140,7 +141,7 @@ def _export(options: ExportOptions) -> None:
 def _run(
     data: o.DataOptions,
     model: o.ModelOptions,
-    teacher: o.TeacherOptions,
+    teacher: TeacherOptions,
     training: o.TrainingOptions,
     evaluation: o.EvaluationOptions,
     options: o.RunOptions,
@@ -200,14 +201,14 @@ COMMANDS: dict[str, tuple[str, list[Any], Callable[..., None]]] = {
         [o.DataOptions, o.ModelOptions, o.PrepareOptions],
         _prepare,
     ),
-    "sasrec": ("Train SASRec on prepared data", [o.StageOptions, o.TeacherOptions], _sasrec),
+    "sasrec": ("Train SASRec on prepared data", [o.StageOptions, TeacherOptions], _sasrec),
     "train": (
         "Fine-tune a language model on prepared data, by ILRec or another method",
         [
             o.StageOptions,
             o.MethodOptions,
             o.ModelOptions,
-            o.TeacherOptions,
+            TeacherOptions,
             o.TrainingOptions,
             o.EvaluationOptions,
         ],
@@ -222,7 +223,7 @@ COMMANDS: dict[str, tuple[str, list[Any], Callable[..., None]]] = {
     "export": ("Write a trained model with all that recommending takes", [ExportOptions], _export),
     "run": (
         "Prepare, train SASRec, SFT and ILRec, evaluate all, and report",
-        [o.DataOptions, o.ModelOptions, o.TeacherOptions, o.TrainingOptions, o.EvaluationOptions, o.RunOptions],
+        [o.DataOptions, o.ModelOptions, TeacherOptions, o.TrainingOptions, o.EvaluationOptions, o.RunOptions],
         _run,
     ),
     "study": ("Run a grid of methods x data sets x seeds, and report", [StudyOptions], _study),

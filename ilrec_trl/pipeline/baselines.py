@@ -21,8 +21,9 @@ from ..rewards.sasrec import SASRecConfig, SASRecModel
 from ..rewards.sasrec_group import GROUP_FILE, SASRecGroup, check_group, train_sasrec_group
 from ..rewards.sasrec_training import evaluate_sasrec, sasrec_training_arguments, train_sasrec
 from ..rewards.transitions import TransitionReward
-from .options import InputError, TeacherOptions
+from .options import InputError
 from .prepare import PreparedData, input_errors
+from .teacher_options import TeacherOptions
 
 
 _CALIBRATION = "--calibrate_rewards needs cross-fitted SASRecs, --sasrec_folds 5 say, and no --reward_temperature"

@@ -13,9 +13,10 @@ from ..rewards.sasrec import SASRecModel
 from ..rewards.sasrec_training import sasrec_optimizer
 from .baselines import teacher_arguments, teacher_config
 from .environment import default_device
-from .options import EvaluationOptions, ModelOptions, TeacherOptions, TrainingOptions
+from .options import EvaluationOptions, ModelOptions, TrainingOptions
 from .prepare import PreparedData
 from .recommend import recommender_of
+from .teacher_options import TeacherOptions
 from .train import build_model
 
 

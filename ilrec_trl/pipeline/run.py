@@ -19,10 +19,11 @@ from .baselines import popularity_ranks, teacher_ranks, teacher_reward, teacher_
 from .environment import device, revision, versions
 from .estimate import estimate_seconds
 from .evaluate import load_model, model_ranks
-from .options import DataOptions, EvaluationOptions, ModelOptions, RunOptions, TeacherOptions, TrainingOptions
+from .options import DataOptions, EvaluationOptions, ModelOptions, RunOptions, TrainingOptions
 from .prepare import PreparedData, prepare
 from .prompt_options import PromptOptions
 from .recommend import describe, recommender_of
+from .teacher_options import TeacherOptions
 from .train import METHODS, build_model, train_method
 
 

@@ -10,9 +10,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from .options import DataOptions, TeacherOptions, TrainingOptions
+from .options import DataOptions, TrainingOptions
 from .study_options import OF_A_STUDY, PARTS, merge_options, parts_of, read_options
 from .study_plan import DataSet, Job, Method, StudyPlan, candidate_name, is_finished, slug
+from .teacher_options import TeacherOptions
 from .train import extra_arguments, settings_of
 
 

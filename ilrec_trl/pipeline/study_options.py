@@ -10,7 +10,8 @@ from collections.abc import Collection
 from dataclasses import dataclass, field, fields
 from typing import Any
 
-from .options import DataOptions, EvaluationOptions, InputError, ModelOptions, TeacherOptions, TrainingOptions
+from .options import DataOptions, EvaluationOptions, InputError, ModelOptions, TrainingOptions
+from .teacher_options import TeacherOptions
 
 
 @dataclass
@@ -42,8 +43,8 @@ class StudyOptions:
     baselines: str | None = field(
         default=None,
         metadata={
-            "help": "A list of popularity, SASRec, SASRec ensemble, and mappings of a name to a ranks.parquet, or to "
-            "one a data set."
+            "help": "A list of popularity, transitions, SASRec, SASRec ensemble, and mappings of a name to a "
+            "ranks.parquet, or to one a data set."
         },
     )
     fusion: list[str] | None = field(

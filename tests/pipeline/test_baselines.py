@@ -1,22 +1,27 @@
 """Popularity by hand; SASRec as teacher."""
 
 import dataclasses
+import math
 
 import pytest
 import torch
 
 from ilrec_trl.data.splits import NextItemExample, UserSequence
 from ilrec_trl.evaluation.metrics import hit_rate
+from ilrec_trl.items.item_trie import ItemTrie
 from ilrec_trl.pipeline.baselines import (
     popularity_ranks,
     teacher_ranks,
     teacher_reward,
     teacher_settings,
     train_teacher,
+    transition_ranks,
 )
-from ilrec_trl.pipeline.options import DataOptions, InputError, TeacherOptions
+from ilrec_trl.pipeline.options import DataOptions, InputError
 from ilrec_trl.pipeline.prepare import prepare
+from ilrec_trl.pipeline.teacher_options import TeacherOptions
 from ilrec_trl.rewards.sasrec import SASRecConfig, SASRecModel
+from ilrec_trl.rewards.transitions import TransitionReward
 
 
 def test_popularity_ranks():
@@ -38,6 +43,35 @@ def test_popularity_ranks_without_the_history():
     assert ranks.ties.tolist() == [1, 2]  # c is gone; of d, e and f the user has d
     repeated = popularity_ranks(train, [NextItemExample("a", ["a", "b"], "a")], list("abcdef"), exclude_history=True)
     assert repeated.starts.tolist() == [float("inf")]
+
+
+def test_transition_ranks():
+    # b came after a twice, c once; what was never seen shares a place
+    train = [UserSequence("u", ["a", "b"]), UserSequence("v", ["a", "b"]), UserSequence("w", ["a", "c"])]
+    trie = ItemTrie.from_sequences({item: [number] for number, item in enumerate("dabcef")})
+    examples = [NextItemExample("u", ["a"], item) for item in "abcdef"]
+    ranks = transition_ranks(train, examples, trie, batch_size=4)
+    # Counts and three times popularity: b 2 + 3 * 2.5 / 9, c 1 + 3 * 1.5 / 9, a 3 * 3.5 / 9, the others 3 * 0.5 / 9
+    assert ranks.starts.tolist() == [3, 1, 2, 4, 4, 4]
+    assert ranks.ties.tolist() == [1, 1, 1, 3, 3, 3]
+    without = transition_ranks(train, examples, trie, exclude_history=True, batch_size=4)
+    assert without.starts.tolist() == [math.inf, 1, 2, 3, 3, 3]
+
+
+def test_a_share_of_the_rewards_is_that_of_transitions(data_folder, tmp_path):
+    prepared = prepare(DataOptions(data=str(data_folder)))
+    teacher = SASRecModel(SASRecConfig(item_ids=prepared.catalog.item_ids, hidden_size=8, num_attention_heads=1))
+    histories, users = [["1", "2"], ["5"]], [entry.user for entry in prepared.splits.train[:2]]
+    scores = {
+        share: teacher_reward(teacher, prepared, TeacherOptions(transition_share=share))(histories, user=users)
+        for share in (0.0, 0.25, 1.0)
+    }
+    torch.testing.assert_close(
+        scores[1.0], TransitionReward(prepared.splits.train, prepared.item_trie)(histories, user=users)
+    )
+    torch.testing.assert_close(scores[0.25], 0.75 * scores[0.0] + 0.25 * scores[1.0])
+    with pytest.raises(InputError, match=r"--transition_share is 1.5, expected a number from 0 to 1"):
+        train_teacher(prepared, TeacherOptions(transition_share=1.5), tmp_path, seed=0)
 
 
 def test_a_saved_teacher_must_know_the_items(data_folder, tmp_path):

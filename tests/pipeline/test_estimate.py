@@ -3,8 +3,9 @@
 import pytest
 
 from ilrec_trl.pipeline.estimate import STAGE_OVERHEAD, estimate_seconds
-from ilrec_trl.pipeline.options import DataOptions, EvaluationOptions, ModelOptions, TeacherOptions, TrainingOptions
+from ilrec_trl.pipeline.options import DataOptions, EvaluationOptions, ModelOptions, TrainingOptions
 from ilrec_trl.pipeline.prepare import prepare
+from ilrec_trl.pipeline.teacher_options import TeacherOptions
 
 
 @pytest.fixture(scope="module")

@@ -9,8 +9,9 @@ import pytest
 from ilrec_trl.cli import main
 from ilrec_trl.pipeline.baselines import load_teacher, train_teacher
 from ilrec_trl.pipeline.fusion import WEIGHTS, fused_ranks
-from ilrec_trl.pipeline.options import DataOptions, EvaluationOptions, InputError, ModelOptions, TeacherOptions
+from ilrec_trl.pipeline.options import DataOptions, EvaluationOptions, InputError, ModelOptions
 from ilrec_trl.pipeline.prepare import prepare
+from ilrec_trl.pipeline.teacher_options import TeacherOptions
 from ilrec_trl.pipeline.train import build_model
 
 

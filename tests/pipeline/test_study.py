@@ -40,7 +40,7 @@ def declare(data_folder, tmp_path_factory):
                 "SFT": {"method": "sft", "tune": {"learning_rate": [0.0001, 0.01]}},
                 "ILRec, k = 1": {"method": "ilrec", "intermediate_layers": 1},
             },
-            "baselines": ["popularity", "SASRec"],
+            "baselines": ["popularity", "transitions", "SASRec"],
             "fusion": ["ILRec, k = 1"],
         } | sections
         path = root / "study.yaml"
@@ -96,7 +96,7 @@ def results(finished):
 def test_figures_are_those_of_the_ranks(finished, results):
     methods = results["data"]["circle"]["methods"]
     assert {name: len(method["runs"]) for name, method in methods.items()} == {
-        **{"popularity": 1, "SASRec": 2, "SFT": 2, "ILRec, k = 1": 2, "ILRec, k = 1 + SASRec": 2}
+        **{"popularity": 1, "transitions": 1, "SASRec": 2, "SFT": 2, "ILRec, k = 1": 2, "ILRec, k = 1 + SASRec": 2}
     }
     for name, folders in {"SFT": "SFT", "ILRec, k = 1": "ILRec,_k_=_1"}.items():
         each = []
@@ -255,7 +255,7 @@ def test_refit_trains_on_validation_items_for_the_chosen_epochs(declare, tmp_pat
         ({"compare": [["SFT", "ILRek"]]}, "compare: there is no method 'ILRek'"),
         ({"compare": [["SFT"]]}, "is no pair"),
         ({"reference": "Sft"}, "reference: there is no method 'Sft'; did you mean 'SFT'?"),
-        ({"baselines": ["sasrec"]}, "'sasrec' is none of popularity, SASRec, SASRec ensemble"),
+        ({"baselines": ["sasrec"]}, "'sasrec' is none of popularity, transitions, SASRec, SASRec ensemble"),
         ({"defaults": {"calibrate_rewards": True}}, "methods: SFT: --calibrate_rewards needs cross-fitted SASRecs"),
         ({"baselines": ["SASRec ensemble"]}, "circle has one SASRec, no ensemble; give sasrec_folds"),
         ({"baselines": [{"RecTools": "/no/ranks.parquet"}]}, "there is no file /no/ranks.parquet"),
