@@ -31,10 +31,12 @@ _CALIBRATION = "--calibrate_rewards needs cross-fitted SASRecs, --sasrec_folds 5
 
 def check_teacher(options: TeacherOptions) -> None:
     """Refuse options that contradict each other, before any work."""
-    if not 0 <= options.transition_share <= 1:
-        raise InputError(f"--transition_share is {options.transition_share}, expected a number from 0 to 1")
+    if not 0 <= options.transition_share < 1:
+        raise InputError(f"--transition_share is {options.transition_share}, expected a number from 0 to below 1")
     if options.sasrec is not None and (options.sasrec_folds is not None or options.sasrec_ensemble is not None):
         raise InputError("--sasrec names trained ones; leave out --sasrec_folds and --sasrec_ensemble")
+    if options.folds < 1:
+        raise InputError(f"--sasrec_folds is {options.folds}, expected 2 or more, or 1 for one SASRec of all users")
     if options.calibrate_rewards and (
         options.reward_temperature != 1 or (options.sasrec is None and options.folds == 1)
     ):
@@ -50,7 +52,9 @@ def train_teacher(
     """
     check_teacher(options)
     if options.sasrec is not None:
-        return load_teacher(options.sasrec, prepared)
+        teacher = load_teacher(options.sasrec, prepared)
+        _temperature(teacher, options)
+        return teacher
     # Validation items that are trained on can choose no epoch.
     whole = prepared.options.train_on_validation
     fixed = {"eval_strategy": "no", "save_strategy": "no", "load_best_model_at_end": False} if whole else {}
@@ -85,11 +89,7 @@ def teacher_reward(
     device: torch.device | None = None,
 ) -> RewardFunc:
     """The scores in training: SASRec's, with a share of what followed what where that is asked for."""
-    temperature = options.reward_temperature
-    if options.calibrate_rewards:
-        if not isinstance(teacher, SASRecGroup) or not teacher.folds:
-            raise InputError(_CALIBRATION)
-        temperature = teacher.temperature
+    temperature = _temperature(teacher, options)
     if isinstance(teacher, SASRecGroup):
         reward_func = teacher.reward_func(prepared.item_trie, temperature, device)
     else:
@@ -99,6 +99,19 @@ def teacher_reward(
         return reward_func
     transitions = TransitionReward(prepared.splits.train, prepared.item_trie)
     return EnsembleReward([reward_func, transitions], [1 - share, share])
+
+
+def reward_settings(teacher: SASRecModel | SASRecGroup, options: TeacherOptions) -> dict[str, Any]:
+    """What the report says about the rewards of a method."""
+    return {"reward_temperature": _temperature(teacher, options), "transition_share": options.transition_share}
+
+
+def _temperature(teacher: SASRecModel | SASRecGroup, options: TeacherOptions) -> float:
+    if not options.calibrate_rewards:
+        return options.reward_temperature
+    if not isinstance(teacher, SASRecGroup) or teacher.temperature is None:
+        raise InputError(_CALIBRATION)
+    return teacher.temperature
 
 
 def teacher_config(options: TeacherOptions) -> SASRecConfig:
@@ -178,7 +191,7 @@ def transition_ranks(
     examples: Sequence[NextItemExample],
     item_trie: ItemTrie,
     exclude_history: bool = False,
-    batch_size: int = 256,
+    batch_size: int = 64,
 ) -> MethodRanks:
     """Ranks by what followed the latest items in the training sequences, the user's own among them."""
     reward_func, columns = TransitionReward(train, item_trie), item_trie.item_ids
@@ -194,4 +207,5 @@ def transition_ranks(
         part = slice(first, first + len(batch))
         starts[part] = np.where(own[:, 0] < 0, np.inf, (scores > own).sum(1) + 1)
         ties[part] = (scores == own).sum(1)
-    return MethodRanks("transitions", [example.user for example in examples], starts, ties)
+    settings = {name: getattr(reward_func, name) for name in ("window", "history", "decay", "smoothing")}
+    return MethodRanks("transitions", [example.user for example in examples], starts, ties, settings=settings)

@@ -15,7 +15,15 @@ from ..data.splits import sample
 from ..report.console import metrics_table, seconds_table, show
 from ..report.markdown import ExampleList, render_report, verdict
 from ..report.results import MethodRanks, compare_methods, summarise_methods, write_ranks, write_results
-from .baselines import popularity_ranks, teacher_ranks, teacher_reward, teacher_settings, train_teacher
+from .baselines import (
+    check_teacher,
+    popularity_ranks,
+    reward_settings,
+    teacher_ranks,
+    teacher_reward,
+    teacher_settings,
+    train_teacher,
+)
 from .environment import device, revision, versions
 from .estimate import estimate_seconds
 from .evaluate import load_model, model_ranks
@@ -66,6 +74,7 @@ class Run:
 
     def execute(self) -> dict[str, Any]:
         """Run every stage; returns what `results.json` holds."""
+        check_teacher(self.teacher)
         with self._stage("prepare"):
             prepared = prepare(self.data, self.model.model)
             prepared.save(self.folder / "data")
@@ -113,13 +122,15 @@ class Run:
         """Train one method and save its model and log; returns its settings."""
         with self._stage(f"train {METHODS[method]}"):
             model = build_model(prepared, self.model, seed)
-            reward = None
+            reward, settings = None, {}
             if method == "ilrec" and self.training.crr_weight != 0:
                 reward = teacher_reward(teacher, prepared, self.teacher, model.device)
+                settings = reward_settings(teacher, self.teacher)
             folder = self._model_folder(method, seed)
             trained = train_method(
                 method, prepared, model, self.training, self.evaluation, folder, seed=seed, reward_func=reward
             )
+        trained.settings |= settings
         trained.save_log(METHODS[method], folder)
         return trained.settings
 

@@ -6,7 +6,14 @@ from pathlib import Path
 
 from ..report.console import metrics_table, show
 from ..report.results import summarise_methods, write_results
-from .baselines import teacher_ranks, teacher_reward, teacher_settings, train_teacher
+from .baselines import (
+    check_teacher,
+    reward_settings,
+    teacher_ranks,
+    teacher_reward,
+    teacher_settings,
+    train_teacher,
+)
 from .options import EvaluationOptions, InputError, ModelOptions, StageOptions, TrainingOptions
 from .prepare import PreparedData
 from .teacher_options import TeacherOptions
@@ -35,6 +42,7 @@ def train_stage(
     evaluation: EvaluationOptions,
 ) -> None:
     """Train one method and save the model in the output folder. ILRec with rewards needs `--sasrec`."""
+    check_teacher(teacher)
     prepared = PreparedData.load(stage.prepared)
     uses_rewards = method == "ilrec" and training.crr_weight != 0
     if uses_rewards and teacher.sasrec is None:
@@ -43,13 +51,15 @@ def train_stage(
             "--crr_weight 0"
         )
     model = build_model(prepared, model_options, stage.seed)
-    reward = None
+    reward, settings = None, {}
     if uses_rewards:
         sasrec = train_teacher(prepared, teacher, stage.output_dir, stage.seed)
         reward = teacher_reward(sasrec, prepared, teacher, model.device)
+        settings = reward_settings(sasrec, teacher)
     trained = train_method(
         method, prepared, model, training, evaluation, stage.output_dir, seed=stage.seed, reward_func=reward
     )
+    trained.settings |= settings
     trained.save_log(METHODS[method], stage.output_dir)
     best = trained.settings.get("validation_ndcg@10")
     show("" if best is None else f"Best validation NDCG@10 {best:.4f}")

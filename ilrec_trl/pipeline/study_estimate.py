@@ -55,7 +55,8 @@ def _cost(job: Job, known: dict[str, dict[str, float]], test: bool | None = None
     options = {name: value for name, value in settings["options"].items() if name != "train_on_validation"}
     data, model, teacher, training, evaluation = parts_of(options)
     budget = training.num_train_epochs, training.per_device_train_batch_size
-    key = json.dumps([asdict(data), asdict(model), asdict(evaluation), budget])
+    trained = asdict(teacher) if settings["job"] == "teacher" else None
+    key = json.dumps([asdict(data), asdict(model), asdict(evaluation), budget, trained])
     if key not in known:
         prepared = prepare(data, model.model)
         known[key] = estimate_seconds(prepared, model, teacher, training, evaluation, 1)

@@ -21,7 +21,7 @@ _REWARD = {"reward_temperature", "calibrate_rewards", "transition_share"}
 _TEACHER = {option.name for option in dataclasses.fields(TeacherOptions)} - _REWARD
 _TRAINING = {option.name for option in dataclasses.fields(TrainingOptions)}
 _OPTIONS = {option.name for part in PARTS for option in dataclasses.fields(part)}
-_ALONE = {"sasrec_folds": 1, "sasrec_ensemble": 1}
+_SEVERAL = {"sasrec_folds", "sasrec_ensemble"}
 # What decides the data and the questions: `model` has the tokenizer.
 _DATA = {option.name for option in dataclasses.fields(DataOptions)} | {"model", "exclude_history"}
 
@@ -66,7 +66,8 @@ class _DataJobs:
         if "transitions" in self.plan.baselines:
             yield self._job("transitions", self.folder / "transitions", "transitions", options, {})
         if "SASRec" in self.plan.baselines:
-            for seed in self.seeds:
+            # A folder holds one, whatever the seed
+            for seed in self.seeds[:1] if "sasrec" in self.data.options else self.seeds:
                 self._teacher(self.data.options, seed, self.refit, alone=True)
         if "SASRec ensemble" in self.plan.baselines:
             for seed in self.seeds:
@@ -169,11 +170,9 @@ class _DataJobs:
         own = {name: value for name, value in options.items() if name in _TEACHER}
         several = parts_of(own)[2].several and not alone
         if not several:
-            own = {name: value for name, value in own.items() if name not in _ALONE}
+            own = {name: value for name, value in own.items() if name not in _SEVERAL}
         usual = self.data.options
         changed = [f"{name}={value}" for name, value in own.items() if value != usual.get(name)]
-        if not several and "sasrec" not in own:
-            own |= _ALONE
         base = "SASRec ensemble" if several else "SASRec"
         name = slug(",".join([base, *changed]))
         folder = self.folder / name / ("refit" if refit else "") / f"seed{seed}"

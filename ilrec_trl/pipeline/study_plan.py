@@ -188,7 +188,7 @@ def _check_names(section: str, given: dict[str, Any]) -> None:
     for name in given:
         if not isinstance(name, str):
             raise InputError(f"{section}: the name {name!r} is not a text; put it in quotes")
-        if section == "methods" and name in BASELINES:
+        if section == "methods" and slug(name) in map(slug, BASELINES):
             raise InputError(f"methods: {name} is a baseline; give the method another name")
         if slug(name) in slugs:
             raise InputError(f"{section}: {name!r} and {slugs[slug(name)]!r} would share a folder; rename one")

@@ -44,7 +44,8 @@ def _made_by(results: dict[str, Any]) -> str:
 def _missing(results: dict[str, Any]) -> str:
     if not results["missing"]:
         return ""
-    return f"**{len(results['missing'])} runs are missing:** {'; '.join(results['missing'])}."
+    number = len(results["missing"])
+    return f"**{number} {'runs are' if number > 1 else 'run is'} missing:** {'; '.join(results['missing'])}."
 
 
 def _data(name: str, data: dict[str, Any], results: dict[str, Any]) -> list[str]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import bisect
+import itertools
 import random
 from collections.abc import Sequence
 
@@ -13,7 +15,9 @@ from .sasrec import SASRecModel
 
 #: Ranks of the items whose probability is compared with how often the target is one of them.
 CALIBRATION_RANKS = 10
-_MIN_QUESTIONS, _MAX_QUESTIONS, _BATCH = 200, 4_000, 64
+_MIN_QUESTIONS, _MAX_QUESTIONS = 200, 4_000
+# Histories at once, and logits of theirs
+_BATCH, _LOGITS = 64, 2**24
 
 
 @torch.no_grad()
@@ -34,21 +38,24 @@ def calibrated_temperature(
     Returns:
         `float`: From 0.5 to 4; 1.0 where there are fewer than 200 questions or 20 items.
     """
-    questions = [
-        (number, NextItemExample(user, list(items[:place]), items[place]))
-        for number, part in enumerate(sequences)
-        for user, items in part
-        for place in range(1, len(items))
-    ]
-    if len(questions) < _MIN_QUESTIONS or len(models[0].config.item_ids or ()) < 2 * CALIBRATION_RANKS:
+    every = [(number, entry) for number, part in enumerate(sequences) for entry in part]
+    last = list(itertools.accumulate(len(entry.items) - 1 for _, entry in every))
+    total, items = (last[-1] if last else 0), len(models[0].config.item_ids or ())
+    if total < _MIN_QUESTIONS or items < 2 * CALIBRATION_RANKS:
         return 1.0
-    questions = random.Random(seed).sample(questions, min(len(questions), _MAX_QUESTIONS))
+    questions = []
+    for place in random.Random(seed).sample(range(total), min(total, _MAX_QUESTIONS)):
+        row = bisect.bisect_right(last, place)
+        number, (user, own) = every[row]
+        target = len(own) - (last[row] - place)
+        questions.append((number, NextItemExample(user, list(own[:target]), own[target])))
+    batch_size = max(1, min(_BATCH, _LOGITS // items))
     grid = torch.logspace(-1, 2, 31, base=2)  # (T,) from 0.5 to 4
     mass, hits = torch.zeros(len(grid), dtype=torch.float64), 0
     for number, model in enumerate(models):
         asked = [example for owner, example in questions if owner == number]
-        for start in range(0, len(asked), _BATCH):
-            batch = asked[start : start + _BATCH]
+        for start in range(0, len(asked), batch_size):
+            batch = asked[start : start + batch_size]
             logits = model.score([example.history for example in batch]).float()  # (B, I)
             best = logits.topk(CALIBRATION_RANKS).values  # (B, 10)
             targets = torch.tensor(model.indices([example.item for example in batch]), device=logits.device)

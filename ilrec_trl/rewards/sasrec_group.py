@@ -38,9 +38,9 @@ class SASRecGroup:
         models (`list` of [`SASRecModel`]): Member by member, and of a cross-fitted member fold by fold.
         folds (`list[dict[str, int]]`, *optional*): Of each member, the fold of every user; the model of a fold was
             trained without its users. Empty where every member is one model of all users.
-        temperature (`float`, *optional*, defaults to `1.0`): Of cross-fitted ones, that at which they are as sure as
-            they are right about users whom they have not seen ([`~rewards.calibration.calibrated_temperature`]).
-            [`train_sasrec_group`] finds it; rewards take it where [`SASRecGroup.reward_func`] is given it.
+        temperature (`float`, *optional*): Of cross-fitted ones, that at which each is as sure as it is right about
+            users whom it has not seen ([`~rewards.calibration.calibrated_temperature`]). [`train_sasrec_group`] finds
+            it; rewards take it where [`SASRecGroup.reward_func`] is given it.
 
     Raises:
         ValueError: If the models do not know the same items in the same order.
@@ -48,7 +48,7 @@ class SASRecGroup:
 
     models: list[SASRecModel]
     folds: list[dict[str, int]] = field(default_factory=list)
-    temperature: float = 1.0
+    temperature: float | None = None
 
     def __post_init__(self) -> None:
         if any(model.config.item_ids != self.config.item_ids for model in self.models):
@@ -91,7 +91,7 @@ class SASRecGroup:
         """Read what [`train_sasrec_group`] wrote."""
         about = json.loads((Path(folder) / GROUP_FILE).read_text(encoding="utf-8"))
         models = [SASRecModel.from_pretrained(Path(folder) / name).eval() for name in about["models"]]
-        return cls(models, about["folds"], about["temperature"])
+        return cls(models, about["folds"], about.get("temperature"))
 
 
 def train_sasrec_group(
@@ -139,7 +139,7 @@ def train_sasrec_group(
     unseen = [
         [entry for entry in splits.train if each[entry.user] == fold] for each in fold_of for fold in range(folds or 1)
     ]
-    temperature = calibrated_temperature(models, unseen, args.seed) if unseen else 1.0
+    temperature = calibrated_temperature(models, unseen, args.seed) if unseen else None
     about = {"models": names, "folds": fold_of, "temperature": temperature}
     (output_dir / GROUP_FILE).write_text(json.dumps(about), encoding="utf-8")
     return SASRecGroup(models, fold_of, temperature)

@@ -65,8 +65,8 @@ class TransitionReward:
             self.sequences[str(user)].append(self._columns_of(items))
         every = [sequence for own in self.sequences.values() for sequence in own]
         number = len(self.columns)
-        counts = np.bincount(np.concatenate(every), minlength=number) + 0.5
-        self.popularity = counts / counts.sum()  # (I,)
+        # Half an interaction for each item, so that none is impossible
+        self.counts = np.bincount(np.concatenate(every), minlength=number) + 0.5  # (I,)
         first, second, weights = self._pairs(every)
         keys, place = np.unique(first * number + second, return_inverse=True)
         # Rows of a sparse matrix: what came after item x is after[starts[x] : starts[x + 1]]
@@ -86,20 +86,27 @@ class TransitionReward:
 
     def score(self, histories: Sequence[Sequence[str]], users: Sequence[str] | None = None) -> torch.Tensor:
         """As the call; without `users` every sequence counts, as is right for evaluation."""
-        asked = [""] * len(histories) if users is None else [str(user) for user in users]
-        own = {user: self._pairs([] if users is None else self.sequences.get(user, [])) for user in asked}
-        scores = np.empty((len(histories), len(self.columns)))  # (B, I)
+        asked: Sequence[str | None] = [None] * len(histories) if users is None else [str(user) for user in users]
+        own = {user: self.sequences.get(user, []) if user is not None else [] for user in set(asked)}
+        pairs = {user: self._pairs(sequences) for user, sequences in own.items()}
+        items = {user: np.concatenate([*sequences, np.empty(0, np.int64)]) for user, sequences in own.items()}
+        scores = np.empty((len(histories), len(self.columns)), dtype=np.float32)  # (B, I)
         for row, (history, user) in enumerate(zip(histories, asked, strict=True)):
-            scores[row] = self._scores(self._columns_of(history[-self.history :])[::-1], own[user])
-        return torch.from_numpy(scores).float()
+            scores[row] = self._scores(self._columns_of(history[-self.history :])[::-1], items[user], *pairs[user])
+        return torch.from_numpy(scores)
 
-    def _scores(self, latest: NDArray[np.int64], own: tuple[NDArray[Any], ...]) -> NDArray[np.float64]:
-        """Probabilities `(I,)` after items from the latest back, without the pairs of the user's own."""
-        if not len(latest):
-            return self.popularity
+    def _scores(
+        self,
+        latest: NDArray[np.int64],
+        own: NDArray[np.int64],
+        first: NDArray[np.int64],
+        second: NDArray[np.int64],
+        weights: NDArray[np.float64],
+    ) -> NDArray[np.float64]:
+        """Probabilities `(I,)` after items from the latest back, without the user's own items and pairs of them."""
         shares = self.decay ** np.arange(len(latest))
-        first, second, weights = own
-        items, values, popular = [], [], 0.0
+        popular = 0.0 if len(latest) else 1.0
+        items, values = [np.empty(0, np.int64)], [np.empty(0)]
         for item, share in zip(latest, shares / shares.sum(), strict=True):
             seen = first == item
             scale = share / (self.totals[item] - weights[seen].sum() + self.smoothing)
@@ -107,9 +114,13 @@ class TransitionReward:
             items += [self.after[row], second[seen]]
             values += [scale * self.values[row], -scale * weights[seen]]
             popular += scale * self.smoothing
+        popular /= self.counts.sum() - len(own)
+        items.append(own)
+        values.append(np.full(len(own), -popular))
         found = np.bincount(np.concatenate(items), np.concatenate(values), minlength=len(self.columns))
         # What is the user's own is taken away again, to within rounding
-        return np.maximum(found, 0) + popular * self.popularity
+        scores: NDArray[np.float64] = np.maximum(found + popular * self.counts, 0)
+        return scores
 
     def _pairs(self, sequences: Sequence[NDArray[np.int64]]) -> tuple[NDArray[Any], ...]:
         """Earlier item, later item and weight of each pair within the window."""

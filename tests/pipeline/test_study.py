@@ -14,6 +14,10 @@ import pytest
 import yaml
 
 from ilrec_trl.cli import main
+from ilrec_trl.pipeline.study_estimate import plan_rows
+from ilrec_trl.pipeline.study_jobs import study_jobs
+from ilrec_trl.pipeline.study_options import StudyOptions
+from ilrec_trl.pipeline.study_plan import read_study
 from tests.pipeline.conftest import NUM_USERS
 from tests.references import naive_expected_metrics
 
@@ -209,6 +213,32 @@ def test_the_plan_names_runs_and_their_time(declare, tmp_path, capsys):
     assert "circle: SFT, 2 seeds of what validation chooses" in shown
     assert "circle: ILRec, k = 1 seed 1" in shown
     assert not (tmp_path / "runs").exists()
+
+
+def test_methods_may_choose_their_teacher(declare, tmp_path):
+    methods = {
+        "SFT": {"method": "sft"},
+        "ILRec": {"method": "ilrec"},
+        "ILRec, one": {"method": "ilrec", "sasrec_folds": 1},
+        "ILRec, transitions": {"method": "ilrec", "transition_share": 0.5},
+    }
+    sections = {"methods": methods, "fusion": None, "baselines": ["SASRec", "SASRec ensemble"], "seeds": [0, 1]}
+    path = declare(output_dir=str(tmp_path / "runs"), defaults=SMALL | {"sasrec_folds": 2}, **sections)
+    plan = read_study(StudyOptions(**yaml.safe_load(path.read_text())))
+    jobs = {job.title.removeprefix("circle: "): job.settings for job in study_jobs(plan)}
+    assert {name for name in jobs if name.startswith("SASRec")} == {
+        *("SASRec seed 0", "SASRec seed 1", "SASRec_ensemble seed 0")
+    }
+    assert "sasrec_folds" not in jobs["SASRec seed 0"]["options"]
+    assert jobs["SASRec_ensemble seed 0"]["options"]["sasrec_folds"] == 2
+    assert jobs["SFT seed 1"]["teacher"] is None
+    assert jobs["ILRec seed 1"]["teacher"] == "../../SASRec_ensemble/seed0/model"
+    assert jobs["ILRec, one seed 1"]["teacher"] == "../../SASRec/seed0/model"
+    assert jobs["ILRec, transitions seed 1"]["options"]["transition_share"] == 0.5
+    assert jobs["ILRec, transitions seed 1"]["teacher"] == jobs["ILRec seed 1"]["teacher"]
+    _, rows = plan_rows(plan, study_jobs(plan))
+    times = {row[0].removeprefix("circle: "): row[2] for row in rows}
+    assert times["SASRec seed 0"] == times["SASRec seed 1"] != times["SASRec_ensemble seed 0"]
 
 
 def test_refit_trains_on_validation_items_for_the_chosen_epochs(declare, tmp_path):

@@ -19,18 +19,18 @@ SEQUENCES = [
 
 def naive(history, user, sequences, window=3, latest=5, decay=0.7, smoothing=3.0):
     """Scores by item, pair by pair."""
-    popularity = {item: 0.5 + sum(each.items.count(item) for each in sequences) for item in ITEMS}
+    others = [each for each in sequences if each.user != user]
+    popularity = {item: 0.5 + sum(each.items.count(item) for each in others) for item in ITEMS}
     total = sum(popularity.values())
     asked = history[::-1][:latest]
     shares = [decay**place for place in range(len(asked))]
     scores = dict.fromkeys(ITEMS, 0.0)
     for item, share in zip(asked, shares, strict=True):
         row = {other: smoothing * count / total for other, count in popularity.items()}
-        for each in sequences:
-            if each.user != user:
-                for place, earlier in enumerate(each.items):
-                    for gap, later in enumerate(each.items[place + 1 : place + 1 + window], start=1):
-                        row[later] += (earlier == item) / gap
+        for each in others:
+            for place, earlier in enumerate(each.items):
+                for gap, later in enumerate(each.items[place + 1 : place + 1 + window], start=1):
+                    row[later] += (earlier == item) / gap
         for other, count in row.items():
             scores[other] += share / sum(shares) * count / sum(row.values())
     return scores
@@ -65,9 +65,9 @@ def test_for_evaluation_every_sequence_counts():
 
 
 def test_without_a_history_popularity_is_left():
-    scores = TransitionReward(SEQUENCES, TRIE)([[]], user=["u"])[0]
-    assert TRIE.item_ids[scores.argmax()] == "b"
-    assert scores.sum() == pytest.approx(1)
+    scores = TransitionReward(SEQUENCES, TRIE)([[]], user=["w"])[0]
+    expected = {"a": 2.5, "b": 2.5, "c": 1.5, "d": 2.5, "e": 1.5, "f": 0.5}
+    assert scores.tolist() == pytest.approx([expected[item] / 11 for item in TRIE.item_ids])
     assert scores.dtype == torch.float32
 
 
