@@ -37,7 +37,7 @@ class StudyOptions:
         default=None,
         metadata={
             "help": "Options of all runs: those of `ilrec run`, fields of ILRecConfig, 'refit' (train the final runs "
-            "on the validation items too, for the chosen epochs) and 'teacher_per_seed' (each seed's runs taught by a SASRec of that seed)."
+            "on the validation items too, for the chosen epochs) and 'teacher_per_seed' (each seed has its own teacher)."
         },
     )
     baselines: str | None = field(
