@@ -37,7 +37,7 @@ class StudyOptions:
         default=None,
         metadata={
             "help": "Options of all runs: those of `ilrec run`, fields of ILRecConfig, 'refit' (train the final runs "
-            "on the validation items too, for the chosen epochs) and 'teacher_per_seed' (each seed has its own teacher)."
+            "on the validation items too, for the chosen epochs) and 'teacher_per_seed' (a teacher for each seed)."
         },
     )
     baselines: str | None = field(
