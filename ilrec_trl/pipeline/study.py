@@ -140,6 +140,7 @@ class Study:
         if status == 0 and job.finished:
             show(f"done  {job.title} ({seconds})")
             remove_lost_models(self.plan)
+            self.check()  # what validation has chosen may be there with other settings
             return
         self.failed.append(job)
         output = job.folder / "output.txt"  # missing where the process could not even begin

@@ -198,6 +198,19 @@ def test_nothing_is_done_twice_and_changes_are_refused(declare, finished, capsys
     assert study(declare(defaults=SMALL | {"weight_decay": 0.01})) == 0
 
 
+def test_a_final_run_of_what_was_not_chosen_is_refused(declare, tmp_path, capsys):
+    methods = {"SFT": {"method": "sft", "tune": {"learning_rate": [0.0001, 0.01]}}}
+    sections = {"methods": methods, "baselines": None, "fusion": None, "seeds": [0]}
+    path = declare(output_dir=str(tmp_path / "runs"), **sections)
+    final = tmp_path / "runs/circle/SFT/seed0"
+    final.mkdir(parents=True)
+    (final / "settings.json").write_text(json.dumps({"job": "train", "options": {"learning_rate": 0.0001}}))
+    for name in ("trained.json", "done.json"):
+        (final / name).write_text("{}")
+    assert study(path) == 2
+    assert "SFT/seed0 holds a run of other settings" in capsys.readouterr().err
+
+
 def test_a_run_that_is_missing_is_named(declare, finished, tmp_path):
     path = declare(output_dir=str(tmp_path / "runs"))
     assert study(path, "--report") == 0
