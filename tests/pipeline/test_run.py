@@ -54,6 +54,8 @@ def test_results_have_the_agreed_form(results):
 def test_sft_and_ilrec_had_the_same_budget(results):
     sft, ilrec = (results["methods"][name]["settings"] for name in ("SFT", "ILRec"))
     own = {"intermediate_layers", "cpo_beta", "cpd_weight", "crr_weight", "best_epoch", "validation_ndcg@10"}
+    own |= {"reward_temperature", "transition_share"}
+    assert (ilrec["reward_temperature"], ilrec["transition_share"]) == (1.0, 0.0)
     assert {name: value for name, value in sft.items() if name not in own} == {
         name: value for name, value in ilrec.items() if name not in own
     }
