@@ -95,7 +95,7 @@ def late_fusion_ranks(
             )
             targets = item_trie.index_of(asked.items)
             for weight in weights:
-                ranks = _ranks(scores + weight * collaborative, targets)
+                ranks = ranks_of_scores(scores + weight * collaborative, targets)
                 for row, rank in zip(rows, ranks, strict=True):
                     found[weight][row] = rank
             bar.update(len(rows))
@@ -177,10 +177,10 @@ def _write(scores: Tensor, lists: Sequence[Sequence[tuple[ItemId, float]]], item
             scores[row, columns] = torch.tensor([score for _, score in pairs], dtype=scores.dtype)
 
 
-def _ranks(fused: Tensor, targets: Tensor) -> list[tuple[float, int]]:
-    """First rank and number of ties of each target `(B,)` by the scores `(B, I)`."""
-    own = fused.gather(1, targets.to(fused.device)[:, None])  # (B, 1)
-    ahead, level = (fused > own).sum(1).tolist(), (fused == own).sum(1).tolist()
+def ranks_of_scores(scores: Tensor, targets: Tensor) -> list[tuple[float, int]]:
+    """First rank and number of ties of each target `(B,)` by the scores `(B, I)`; none at minus infinity."""
+    own = scores.gather(1, targets.to(scores.device)[:, None])  # (B, 1)
+    ahead, level = (scores > own).sum(1).tolist(), (scores == own).sum(1).tolist()
     lost = (own[:, 0] == -torch.inf).tolist()
     return [(np.inf, 1) if no else (1 + a, n) for a, n, no in zip(ahead, level, lost, strict=True)]
 

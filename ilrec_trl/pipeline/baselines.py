@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from transformers import TrainingArguments
 
 from ..data.splits import NextItemExample, UserSequence
+from ..evaluation.late_fusion import ranks_of_scores
 from ..items.item_trie import ItemTrie
 from ..report.results import MethodRanks
 from ..rewards.combined_rewards import EnsembleReward
@@ -194,18 +195,15 @@ def transition_ranks(
     batch_size: int = 64,
 ) -> MethodRanks:
     """Ranks by what followed the latest items in the training sequences, the user's own among them."""
-    reward_func, columns = TransitionReward(train, item_trie), item_trie.item_ids
-    number = {item: column for column, item in enumerate(columns)}
-    starts, ties = np.empty(len(examples)), np.empty(len(examples), dtype=np.int64)
+    reward_func = TransitionReward(train, item_trie)
+    ranks: list[tuple[float, int]] = []
     for first in range(0, len(examples), batch_size):
         batch = examples[first : first + batch_size]
         scores = reward_func.score([example.history for example in batch])  # (B, I)
         if exclude_history:
             for row, example in enumerate(batch):
-                scores[row, [number[item] for item in set(example.history)]] = -1
-        own = scores.gather(1, torch.tensor([[number[example.item]] for example in batch]))  # (B, 1)
-        part = slice(first, first + len(batch))
-        starts[part] = np.where(own[:, 0] < 0, np.inf, (scores > own).sum(1) + 1)
-        ties[part] = (scores == own).sum(1)
+                scores[row, item_trie.index_of(list(example.history))] = -torch.inf
+        ranks += ranks_of_scores(scores, item_trie.index_of([example.item for example in batch]))
+    starts, ties = np.array([start for start, _ in ranks]), np.array([number for _, number in ranks])
     settings = {name: getattr(reward_func, name) for name in ("window", "history", "decay", "smoothing")}
     return MethodRanks("transitions", [example.user for example in examples], starts, ties, settings=settings)

@@ -113,7 +113,6 @@ class Study:
         return bool(self.running)
 
     def _start(self, job: Job) -> None:
-        job.check()
         path = job.folder / "settings.json"
         if path.is_file() and json.loads(path.read_text()) != json.loads(json.dumps(job.settings)):
             if not (job.folder / "trained.json").exists():

@@ -10,7 +10,7 @@ from ..report.console import duration
 from .estimate import estimate_seconds
 from .prepare import prepare
 from .study_options import parts_of
-from .study_plan import Job, StudyPlan, slug
+from .study_plan import UNTRAINED, Job, StudyPlan, slug
 
 
 # Fusion beside beam search: more beams, and the candidates that only SASRec has.
@@ -50,7 +50,7 @@ def _waiting(plan: StudyPlan, jobs: list[Job]) -> Iterator[tuple[str, Job]]:
 def _cost(job: Job, known: dict[str, dict[str, float]], test: bool | None = None) -> float:
     """Seconds of a run; those of a method that is neither SFT nor ILRec are taken for ILRec's."""
     settings = job.settings
-    if settings["job"] in ("popularity", "transitions"):
+    if settings["job"] in UNTRAINED:
         return 0.0
     options = {name: value for name, value in settings["options"].items() if name != "train_on_validation"}
     data, model, teacher, training, evaluation = parts_of(options)

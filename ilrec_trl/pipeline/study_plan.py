@@ -19,7 +19,8 @@ from .study_options import OF_A_STUDY, StudyOptions, default_of, did_you_mean, m
 from .train import ILREC_FIELDS, METHODS, extra_arguments
 
 
-BASELINES = ("popularity", "transitions", "SASRec", "SASRec ensemble")
+UNTRAINED = ("popularity", "transitions")
+BASELINES = (*UNTRAINED, "SASRec", "SASRec ensemble")
 _EXAMPLES = {"data": '{"shop": {"data": "DIR"}}', "methods": '{"SFT": {"method": "sft"}}', "defaults": "{}"}
 
 

@@ -17,7 +17,7 @@ from .environment import device, revision, versions
 from .options import InputError
 from .study_comparisons import compare, question_parts
 from .study_jobs import candidate_folders, chosen_candidate, read_json, study_jobs
-from .study_plan import DataSet, Method, StudyPlan, is_finished, slug
+from .study_plan import UNTRAINED, DataSet, Method, StudyPlan, is_finished, slug
 
 
 def write_study_report(plan: StudyPlan, command: str) -> dict[str, Any]:
@@ -70,18 +70,13 @@ def read_ranks(plan: StudyPlan, data: DataSet) -> tuple[dict[str, list[MethodRan
     Raises:
         `InputError`: for a file whose users or targets are not those of the study.
     """
-    folder = plan.folder / slug(data.name)
     files: dict[str, list[tuple[Path, int | None]]] = {}
-    for name in plan.baselines:
-        paths = (
-            [folder / name] if name in ("popularity", "transitions") else sorted((folder / slug(name)).rglob("seed*"))
-        )
-        files[name] = [(each / "ranks.parquet", _seed_of(each)) for each in paths]
-    for name, given in plan.files.items():
-        if data.name in given:
-            files[name] = [(Path(given[data.name]), None)]
-    for name in (*data.methods, *plan.fusion):
-        files[name] = [(folder / slug(name) / f"seed{seed}" / "ranks.parquet", seed) for seed in plan.options.seeds]
+    for name in (*plan.baselines, *plan.files, *data.methods, *plan.fusion):
+        if name in plan.files:
+            files[name] = [(Path(plan.files[name][data.name]), None)] if data.name in plan.files[name] else []
+            continue
+        seeds = [None] if name in UNTRAINED else plan.options.seeds
+        files[name] = [(_run_folder(plan, data, name, seed) / "ranks.parquet", seed) for seed in seeds]
     questions: list[tuple[str, str]] = []
     ranks: dict[str, list[MethodRanks]] = {}
     for name, entries in files.items():
@@ -89,10 +84,6 @@ def read_ranks(plan: StudyPlan, data: DataSet) -> tuple[dict[str, list[MethodRan
             if path.is_file():
                 ranks.setdefault(name, []).append(_read_ranks(name, path, seed, questions))
     return ranks, questions
-
-
-def _seed_of(folder: Path) -> int | None:
-    return int(folder.name[4:]) if folder.name.startswith("seed") else None
 
 
 def _read_ranks(name: str, path: Path, seed: int | None, questions: list[tuple[str, str]]) -> MethodRanks:
@@ -121,8 +112,8 @@ def _method_results(plan: StudyPlan, data: DataSet, name: str, entries: list[Met
     for entry in entries:
         run: dict[str, Any] = {"seed": entry.seed}
         run |= {metric: float(each.mean()) for metric, each in metric_values(entry.starts, entry.ties, CUTS).items()}
-        folder = _run_folder(plan, data, name, entry.seed)
-        if folder is not None:
+        if name not in plan.files:
+            folder = _run_folder(plan, data, name, entry.seed)
             there = [kind for kind in ("trained", "tested") if (folder / f"{kind}.json").is_file()]
             run |= {kind: read_json(folder / f"{kind}.json") for kind in there}
             run["options"] = read_json(folder / "settings.json")["options"]
@@ -135,15 +126,13 @@ def _method_results(plan: StudyPlan, data: DataSet, name: str, entries: list[Met
     }
 
 
-def _run_folder(plan: StudyPlan, data: DataSet, name: str, seed: int | None) -> Path | None:
-    folder = plan.folder / slug(data.name)
-    if name in plan.files:
-        return None
-    if name in ("popularity", "transitions"):
-        return folder / name
-    if name in plan.baselines:
-        return folder / slug(name) / ("refit" if data.options.get("refit") else "") / f"seed{seed}"
-    return folder / slug(name) / f"seed{seed}"
+def _run_folder(plan: StudyPlan, data: DataSet, name: str, seed: int | None) -> Path:
+    folder = plan.folder / slug(data.name) / slug(name)
+    if name in UNTRAINED:
+        return folder
+    if name in plan.baselines and data.options.get("refit"):
+        folder /= "refit"
+    return folder / f"seed{seed}"
 
 
 def _tuning(plan: StudyPlan, data: DataSet, method: Method) -> dict[str, Any]:
