@@ -96,7 +96,8 @@ class Job:
 
     @property
     def finished(self) -> bool:
-        return is_finished(self.folder)
+        """Whether all is there, with the ranks that were not asked for when a teacher was trained."""
+        return is_finished(self.folder) and (not self.settings.get("test") or (self.folder / "ranks.parquet").exists())
 
     def check(self) -> None:
         """
@@ -109,8 +110,8 @@ class Job:
         before = json.loads(path.read_text())
         now = json.loads(json.dumps(self.settings))
         old, new = before.pop("options"), now.pop("options")
-        # Whose training it was makes no difference
-        names = sorted((before | now).keys() - {"trained_as"})
+        # Whose training it was makes no difference; a test can follow
+        names = sorted((before | now).keys() - {"trained_as", "test"})
         changes = [(name, before.get(name), now.get(name)) for name in names]
         changes += [
             (name, old.get(name, default_of(name)), new.get(name, default_of(name))) for name in sorted(old | new)

@@ -1,6 +1,7 @@
 """A small grid from its declaration to its report: killed, gone on with, changed, tuned, refitted."""
 
 import json
+import shutil
 import math
 import signal
 import subprocess
@@ -196,6 +197,23 @@ def test_nothing_is_done_twice_and_changes_are_refused(declare, finished, capsys
     assert begun(finished) == before
     # An option that is given its default value is no change
     assert study(declare(defaults=SMALL | {"weight_decay": 0.01})) == 0
+
+
+def test_a_teacher_that_was_trained_before_is_tested_as_a_baseline(declare, finished, tmp_path):
+    runs = tmp_path / "runs"
+    shutil.copytree(finished, runs)
+    [folder] = {path.parent for path in runs.glob("circle/SASRec/seed0/ranks.parquet")}
+    ranks, trained = (folder / "ranks.parquet").read_bytes(), (folder / "trained.json").read_text()
+    settings = json.loads((folder / "settings.json").read_text())
+    (folder / "settings.json").write_text(json.dumps(settings | {"test": False}))
+    for name in ("ranks.parquet", "tested.json"):
+        (folder / name).unlink()
+    others = {path: path.stat().st_mtime_ns for path in runs.rglob("done.json") if path.parent != folder}
+    assert study(declare(output_dir=str(runs))) == 0
+    assert (folder / "ranks.parquet").read_bytes() == ranks
+    assert (folder / "trained.json").read_text() == trained
+    assert json.loads((folder / "settings.json").read_text()) == settings
+    assert {path: path.stat().st_mtime_ns for path in others} == others
 
 
 def test_a_final_run_of_what_was_not_chosen_is_refused(declare, tmp_path, capsys):
