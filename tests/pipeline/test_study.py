@@ -1,8 +1,8 @@
 """A small grid from its declaration to its report: killed, gone on with, changed, tuned, refitted."""
 
 import json
-import shutil
 import math
+import shutil
 import signal
 import subprocess
 import sys
