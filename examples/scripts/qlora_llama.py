@@ -18,11 +18,11 @@ from ilrec_trl import (
     ItemCatalog,
     RecommendationCallback,
     RecommendationEvaluator,
-    SASRecReward,
+    SASRecGroup,
     item_token_settings,
     next_item_dataset,
     sequence_dataset,
-    train_sasrec,
+    train_sasrec_group,
 )
 from ilrec_trl.rewards.sasrec_training import sasrec_training_arguments
 
@@ -31,7 +31,7 @@ parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.R
 parser.add_argument("--model", required=True, help="Hub name or folder of a causal language model")
 parser.add_argument("--data", required=True, help="folder in LC-Rec's format")
 parser.add_argument("--output_dir", required=True)
-parser.add_argument("--sasrec", help="folder of a trained SASRec; without it one is trained first")
+parser.add_argument("--sasrec", help="folder of trained SASRecs; without it five are trained first")
 parser.add_argument("--lora_r", type=int, default=64)
 parser.add_argument("--learning_rate", type=float, default=2e-4)
 parser.add_argument("--batch_size", type=int, default=16)
@@ -52,8 +52,11 @@ token_ids = catalog.add_tokens(tokenizer, model)
 item_trie = catalog.trie(tokenizer)
 
 sasrec_args = sasrec_training_arguments(f"{options.output_dir}/sasrec")
-sasrec = options.sasrec or train_sasrec(splits, catalog.item_ids, sasrec_args)
-reward_func = SASRecReward(sasrec, item_trie, device=model.device)
+if options.sasrec:
+    sasrec = SASRecGroup.load(options.sasrec)
+else:  # each without a fifth of the users, whom it will score
+    sasrec = train_sasrec_group(splits, catalog.item_ids, sasrec_args, f"{options.output_dir}/sasrec", folds=5)
+reward_func = sasrec.reward_func(item_trie, device=model.device)
 
 # Only the new tokens' rows of embedding and head are trained, beside the adapters.
 peft_config = LoraConfig(

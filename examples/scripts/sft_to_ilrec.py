@@ -16,11 +16,10 @@ from ilrec_trl import (
     ItemCatalog,
     RecommendationEvaluator,
     SASRecConfig,
-    SASRecReward,
     generate_store,
     next_item_dataset,
     sequence_dataset,
-    train_sasrec,
+    train_sasrec_group,
 )
 from ilrec_trl.rewards.sasrec_training import sasrec_training_arguments
 
@@ -42,11 +41,14 @@ item_trie = catalog.trie(tokenizer)
 train_dataset = sequence_dataset(splits.train, catalog)
 evaluator = RecommendationEvaluator(next_item_dataset(splits.test, catalog), item_trie)
 
-# Teacher: SASRec, for the collaborative rewards.
+# Teacher: five SASRecs for the collaborative rewards, each trained without a fifth of the users, whom it will score.
 sasrec_args = sasrec_training_arguments(
     f"{options.output_dir}/sasrec", num_train_epochs=12, learning_rate=3e-3, disable_tqdm=True
 )
-sasrec = train_sasrec(splits, catalog.item_ids, sasrec_args, config=SASRecConfig(hidden_size=64, dropout=0.3))
+sasrec = train_sasrec_group(
+    splits, catalog.item_ids, sasrec_args, f"{options.output_dir}/sasrec", folds=5,
+    config=SASRecConfig(hidden_size=64, dropout=0.3),
+)  # fmt: skip
 
 
 def new_model():
@@ -67,7 +69,7 @@ trainers = {
     ),
     "ILRec": lambda: ILRecTrainer(
         new_model(), ILRecConfig(**settings), train_dataset=train_dataset, processing_class=tokenizer,
-        item_trie=item_trie, reward_func=SASRecReward(sasrec, item_trie),
+        item_trie=item_trie, reward_func=sasrec.reward_func(item_trie),
     ),
 }  # fmt: skip
 for name, build in trainers.items():

@@ -137,9 +137,15 @@ def _encode(
     if collaborative.sasrec is None:
         return encoder, encoder.encode(items)
     from ..rewards.sasrec import SASRecModel
+    from ..rewards.sasrec_group import GROUP_FILE
 
     if collaborative.prepared is None:
         raise ValueError("--sasrec needs --prepared, the data it was trained on: other items' vectors say nothing")
+    if (Path(collaborative.sasrec) / GROUP_FILE).is_file():
+        raise ValueError(
+            f"{collaborative.sasrec} holds several SASRecs, whose vectors have nothing in common; train one of "
+            "all users: ilrec sasrec --sasrec_folds 1"
+        )
     sasrec = SASRecModel.from_pretrained(collaborative.sasrec)
     prepared = PreparedData.load(collaborative.prepared)
     trained = {item for _, sequence in prepared.splits.train for item in sequence}

@@ -173,7 +173,7 @@ class TrainingOptions(PreferenceOptions):
     cpo_beta: float | None = field(default=None, metadata={"help": "Strength of the penalty on negatives. None: 3."})
     cpd_weight: float = field(default=0.05, metadata={"help": "Weight of the distillation (lambda)."})
     crr_weight: float | None = field(
-        default=None, metadata={"help": "Weight of the collaborative rewards (mu). None: 1."}
+        default=None, metadata={"help": "Weight of the collaborative rewards (mu). None: 3."}
     )
     trainer_args: str | None = field(
         default=None, metadata={"help": "Any further fields of ILRecConfig, as JSON or as a mapping in the YAML file."}

@@ -53,7 +53,7 @@ class ILRecConfig(SFTConfig):
         cpd_weight (`float`, *optional*, defaults to `0.05`):
             Weight of the distillation of the intermediate layers from the last one (the paper's lambda).
         crr_weight (`float`, *optional*):
-            Weight of the collaborative rewards (the paper's mu). `None`: 1 when the trainer is given a `reward_func`,
+            Weight of the collaborative rewards (the paper's mu). `None`: 3 when the trainer is given a `reward_func`,
             0 otherwise.
         crr_scope (`str`, *optional*, defaults to `"prefix"`):
             Tokens that share the reward: `"negatives"` (the paper), the target and its mined negatives; `"prefix"`,
@@ -120,7 +120,7 @@ class ILRecConfig(SFTConfig):
     )
     crr_weight: float | None = field(
         default=None,
-        metadata={"help": "Weight of the collaborative rewards (the paper's mu). None: 1 with a reward, else 0."},
+        metadata={"help": "Weight of the collaborative rewards (the paper's mu). None: 3 with a reward, else 0."},
     )
     crr_scope: str = field(
         default="prefix",

@@ -127,7 +127,9 @@ class ILRecTrainer(SFTTrainer):
         self.cpo_beta = args.cpo_beta
         if self.cpo_beta is None:
             self.cpo_beta = 3.0 if item_trie is not None and args.restrict_to_items else 1.0
-        self.crr_weight = args.crr_weight if args.crr_weight is not None else float(reward_func is not None)
+        self.crr_weight = args.crr_weight
+        if self.crr_weight is None:
+            self.crr_weight = 3.0 if reward_func is not None else 0.0
         refuse_incomplete_arguments(args, item_trie, reward_func, self.crr_weight)
         is_fixed = getattr(reward_func, "is_fixed", False)
         self._share_cache = ShareCache(args.reward_cache_mib) if is_fixed and args.reward_cache_mib else None

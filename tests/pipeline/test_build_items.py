@@ -96,7 +96,7 @@ def test_vectors_of_ones_own_in_any_order(folder, capsys):
 @pytest.mark.parametrize("mode", ["concatenate", "predict"])
 def test_collaborative_vectors(folder, mode, data_folder):
     main(["prepare", "--data", str(folder / "shop"), "--item_format", "titles", "--output_dir", str(folder / "data")])
-    arguments = ["--sasrec_epochs", "1", "--sasrec_hidden_size", "8"]
+    arguments = ["--sasrec_epochs", "1", "--sasrec_hidden_size", "8", "--sasrec_folds", "1"]
     main(["sasrec", "--prepared", str(folder / "data"), "--output_dir", str(folder / "sasrec"), *arguments])
     users = ["--sasrec", folder / "sasrec", "--prepared", folder / "data", "--collaborative_mode", mode]
     run("build", "--items", folder / "shop", "--output_dir", folder / "ids", *CODES, *users)

@@ -15,7 +15,7 @@ from ilrec_trl.pipeline.teacher_options import TeacherOptions
 from ilrec_trl.pipeline.train import build_model
 
 
-SMALL = {"sasrec_hidden_size": 16, "sasrec_epochs": 6.0, "sasrec_learning_rate": 1e-2}
+SMALL = {"sasrec_hidden_size": 16, "sasrec_epochs": 6.0, "sasrec_learning_rate": 1e-2, "sasrec_folds": 1}
 
 
 @pytest.fixture(scope="module")

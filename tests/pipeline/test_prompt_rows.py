@@ -98,7 +98,7 @@ def test_tasks_to_the_end(data_folder, tmp_path):
     prepared = PreparedData.load(data)
     rows = prepared.training_rows()
     assert max(lengths(prepared, rows)) <= prepared.max_length()
-    sasrec = ["--sasrec_hidden_size", "16", "--sasrec_epochs", "2"]
+    sasrec = ["--sasrec_hidden_size", "16", "--sasrec_epochs", "2", "--sasrec_folds", "1"]
     assert main(["sasrec", "--prepared", data, "--output_dir", str(tmp_path / "sasrec"), *sasrec]) == 0
     small = [
         "--hidden_size",

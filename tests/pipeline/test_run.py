@@ -61,7 +61,7 @@ def test_sft_and_ilrec_had_the_same_budget(results):
     }
     assert ilrec["adam_beta2"] == 0.98
     # The defaults, resolved: negatives among the catalogue's continuations, rewards at hand.
-    assert (ilrec["cpo_beta"], ilrec["crr_weight"]) == (3.0, 1.0)
+    assert (ilrec["cpo_beta"], ilrec["crr_weight"]) == (3.0, 3.0)
 
 
 def test_ranks_of_every_user_give_the_metrics(run_folder, results):

@@ -26,7 +26,7 @@ from tests.references import naive_expected_metrics
 SMALL = {
     **{"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 3, "num_attention_heads": 2},
     **{"num_train_epochs": 2, "learning_rate": 0.01, "per_device_train_batch_size": 8, "validation_users": 30},
-    **{"sasrec_hidden_size": 16, "sasrec_epochs": 2, "sasrec_batch_size": 16},
+    **{"sasrec_hidden_size": 16, "sasrec_epochs": 2, "sasrec_batch_size": 16, "sasrec_folds": 1},
 }
 
 

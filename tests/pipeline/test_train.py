@@ -84,7 +84,7 @@ def test_a_last_fit_trains_on_validation_items_and_chooses_nothing(data_folder, 
     whole.save(tmp_path / "data")
     assert PreparedData.load(tmp_path / "data").splits == whole.splits
 
-    teacher = TeacherOptions(sasrec_hidden_size=16, sasrec_epochs=2)
+    teacher = TeacherOptions(sasrec_hidden_size=16, sasrec_epochs=2, sasrec_folds=1)
     assert train_teacher(whole, teacher, tmp_path / "sasrec", 0).config.hidden_size == 16
     training = TrainingOptions(num_train_epochs=2, per_device_train_batch_size=16, crr_weight=0.0)
     model = build_model(whole, model_options, seed=0)
