@@ -18,7 +18,6 @@ from ilrec_trl import (
     ItemCatalog,
     RecommendationCallback,
     RecommendationEvaluator,
-    SASRecGroup,
     item_token_settings,
     next_item_dataset,
     sequence_dataset,
@@ -31,7 +30,6 @@ parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.R
 parser.add_argument("--model", required=True, help="Hub name or folder of a causal language model")
 parser.add_argument("--data", required=True, help="folder in LC-Rec's format")
 parser.add_argument("--output_dir", required=True)
-parser.add_argument("--sasrec", help="folder of trained SASRecs; without it five are trained first")
 parser.add_argument("--lora_r", type=int, default=64)
 parser.add_argument("--learning_rate", type=float, default=2e-4)
 parser.add_argument("--batch_size", type=int, default=16)
@@ -51,11 +49,9 @@ model = AutoModelForCausalLM.from_pretrained(options.model, quantization_config=
 token_ids = catalog.add_tokens(tokenizer, model)
 item_trie = catalog.trie(tokenizer)
 
-sasrec_args = sasrec_training_arguments(f"{options.output_dir}/sasrec")
-if options.sasrec:
-    sasrec = SASRecGroup.load(options.sasrec)
-else:  # each without a fifth of the users, whom it will score
-    sasrec = train_sasrec_group(splits, catalog.item_ids, sasrec_args, f"{options.output_dir}/sasrec", folds=5)
+# Five SASRecs, each trained without a fifth of the users, whom it will score; a second run finds them there.
+folder = f"{options.output_dir}/sasrec"
+sasrec = train_sasrec_group(splits, catalog.item_ids, sasrec_training_arguments(folder), folder, folds=5)
 reward_func = sasrec.reward_func(item_trie, device=model.device)
 
 # Only the new tokens' rows of embedding and head are trained, beside the adapters.

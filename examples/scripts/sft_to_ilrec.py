@@ -42,13 +42,10 @@ train_dataset = sequence_dataset(splits.train, catalog)
 evaluator = RecommendationEvaluator(next_item_dataset(splits.test, catalog), item_trie)
 
 # Teacher: five SASRecs for the collaborative rewards, each trained without a fifth of the users, whom it will score.
-sasrec_args = sasrec_training_arguments(
-    f"{options.output_dir}/sasrec", num_train_epochs=12, learning_rate=3e-3, disable_tqdm=True
-)
-sasrec = train_sasrec_group(
-    splits, catalog.item_ids, sasrec_args, f"{options.output_dir}/sasrec", folds=5,
-    config=SASRecConfig(hidden_size=64, dropout=0.3),
-)  # fmt: skip
+folder = f"{options.output_dir}/sasrec"
+sasrec_args = sasrec_training_arguments(folder, num_train_epochs=12, learning_rate=3e-3, disable_tqdm=True)
+config = SASRecConfig(hidden_size=64, dropout=0.3)
+sasrec = train_sasrec_group(splits, catalog.item_ids, sasrec_args, folder, folds=5, config=config)
 
 
 def new_model():
