@@ -173,6 +173,8 @@ class _DataJobs:
             own = {name: value for name, value in own.items() if name not in _SEVERAL}
         usual = self.data.options
         changed = [f"{name}={value}" for name, value in own.items() if value != usual.get(name)]
+        if not several and "sasrec" not in own:
+            own["sasrec_folds"] = 1
         base = "SASRec ensemble" if several else "SASRec"
         name = slug(",".join([base, *changed]))
         folder = self.folder / name / ("refit" if refit else "") / f"seed{seed}"

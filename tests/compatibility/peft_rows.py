@@ -137,6 +137,7 @@ def rows():
             "QLoRA, nf4 with double quantisation",
             "`quantization_config`, through bitsandbytes' CPU kernels.",
             quantised(),
+            {"learning_rate": 0.01},
             check=is_quantised,
         ),
         adapter(
@@ -144,7 +145,7 @@ def rows():
             "As TRL's defaults have it.",
             quantised(),
             {"activation_checkpointing": True, "bf16": True, "learning_rate": 0.01},
-            tolerance=2e-2,
+            tolerance=5e-2,  # of a norm in bfloat16, which differs from one processor to another
         ),
         Row(AREA, "adapters saved, loaded, merged", "They recommend the same afterwards.", test=saved),
     ]

@@ -260,7 +260,7 @@ def test_methods_may_choose_their_teacher(declare, tmp_path):
     assert {name for name in jobs if name.startswith("SASRec")} == {
         *("SASRec seed 0", "SASRec seed 1", "SASRec_ensemble seed 0")
     }
-    assert "sasrec_folds" not in jobs["SASRec seed 0"]["options"]
+    assert jobs["SASRec seed 0"]["options"]["sasrec_folds"] == 1
     assert jobs["SASRec_ensemble seed 0"]["options"]["sasrec_folds"] == 2
     assert jobs["SFT seed 1"]["teacher"] is None
     assert jobs["ILRec seed 1"]["teacher"] == "../../SASRec_ensemble/seed0/model"
@@ -317,7 +317,7 @@ def test_refit_trains_on_validation_items_for_the_chosen_epochs(declare, tmp_pat
         ({"compare": [["SFT"]]}, "is no pair"),
         ({"reference": "Sft"}, "reference: there is no method 'Sft'; did you mean 'SFT'?"),
         ({"baselines": ["sasrec"]}, "'sasrec' is none of popularity, transitions, SASRec, SASRec ensemble"),
-        ({"defaults": {"calibrate_rewards": True}}, "methods: SFT: --calibrate_rewards needs cross-fitted SASRecs"),
+        ({"defaults": SMALL | {"calibrate_rewards": True}}, "--calibrate_rewards needs cross-fitted SASRecs"),
         ({"baselines": ["SASRec ensemble"]}, "circle has one SASRec, no ensemble; give sasrec_folds"),
         ({"baselines": [{"RecTools": "/no/ranks.parquet"}]}, "there is no file /no/ranks.parquet"),
         ({"seeds": [0, 0]}, "each once"),
