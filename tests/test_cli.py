@@ -104,4 +104,6 @@ def test_the_studies_are_understood(config, tmp_path):
     for data in plan.data.values():
         numbers = {name: len(method.candidates) for name, method in data.methods.items()}
         assert numbers["SFT"] == max(numbers.values())
+        # One takes the rate that SFT chose in another
+        assert numbers["SFT"] > 1 or config.stem == "study_instruments_methods"
     assert ("ILRec", "SFT") in plan.compare

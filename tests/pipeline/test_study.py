@@ -317,7 +317,10 @@ def test_refit_trains_on_validation_items_for_the_chosen_epochs(declare, tmp_pat
         ({"compare": [["SFT"]]}, "is no pair"),
         ({"reference": "Sft"}, "reference: there is no method 'Sft'; did you mean 'SFT'?"),
         ({"baselines": ["sasrec"]}, "'sasrec' is none of popularity, transitions, SASRec, SASRec ensemble"),
-        ({"defaults": SMALL | {"calibrate_rewards": True}}, "--calibrate_rewards needs cross-fitted SASRecs"),
+        (
+            {"defaults": SMALL | {"calibrate_rewards": True}},
+            "methods: SFT: --calibrate_rewards needs cross-fitted SASRecs",
+        ),
         ({"baselines": ["SASRec ensemble"]}, "circle has one SASRec, no ensemble; give sasrec_folds"),
         ({"baselines": [{"RecTools": "/no/ranks.parquet"}]}, "there is no file /no/ranks.parquet"),
         ({"seeds": [0, 0]}, "each once"),
