@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
+from numpy.typing import NDArray
 
 from ..evaluation.metrics import metric_values
 from ..report.console import show
@@ -52,11 +54,16 @@ def _data_results(plan: StudyPlan, data: DataSet) -> dict[str, Any]:
     ranks, questions = read_ranks(plan, data)
     about = plan.folder / slug(data.name) / "popularity/data.json"
     parts = question_parts(about.parent / "questions.parquet", questions) if about.is_file() else {}
+    item, number = Counter(target for _, target in questions).most_common(1)[0] if questions else ("", 0)
+    others = np.array([target != item for _, target in questions])  # (Q,)
+    if others.any():
+        parts[f"all targets but the most frequent, {item}"] = others
     return {
         "about": read_json(about) if about.is_file() else None,
         "options": data.options,
         "candidates": {name: len(method.candidates) for name, method in data.methods.items()},
-        "methods": {name: _method_results(plan, data, name, entries) for name, entries in ranks.items()},
+        "most_frequent_target": {"item": item, "questions": number, "share": number / max(1, len(questions))},
+        "methods": {name: _method_results(plan, data, name, entries, others) for name, entries in ranks.items()},
         "comparisons": compare(ranks, plan.compare, parts),
         "tuning": {name: _tuning(plan, data, method) for name, method in data.methods.items() if method.selects},
     }
@@ -107,21 +114,27 @@ def _read_ranks(name: str, path: Path, seed: int | None, questions: list[tuple[s
     return MethodRanks(name, [user for user, _ in questions], starts, ties, seed)
 
 
-def _method_results(plan: StudyPlan, data: DataSet, name: str, entries: list[MethodRanks]) -> dict[str, Any]:
+def _method_results(
+    plan: StudyPlan, data: DataSet, name: str, entries: list[MethodRanks], others: NDArray[np.bool_]
+) -> dict[str, Any]:
+    """Metrics of each run and over the runs; `others` are the questions for another target than the most frequent."""
     runs = []
     for entry in entries:
-        run: dict[str, Any] = {"seed": entry.seed}
-        run |= {metric: float(each.mean()) for metric, each in metric_values(entry.starts, entry.ties, CUTS).items()}
+        values = metric_values(entry.starts, entry.ties, CUTS)
+        run: dict[str, Any] = {"seed": entry.seed} | {metric: float(each.mean()) for metric, each in values.items()}
+        if others.any():
+            run["ndcg@10_of_others"] = float(values["ndcg@10"][others].mean())
         if name not in plan.files:
             folder = _run_folder(plan, data, name, entry.seed)
             there = [kind for kind in ("trained", "tested") if (folder / f"{kind}.json").is_file()]
             run |= {kind: read_json(folder / f"{kind}.json") for kind in there}
             run["options"] = read_json(folder / "settings.json")["options"]
         runs.append(run)
-    values = {metric: np.array([run[metric] for run in runs]) for metric in METRICS}
+    metrics = [*METRICS, *(["ndcg@10_of_others"] if others.any() else [])]
+    figures = {metric: np.array([run[metric] for run in runs]) for metric in metrics}
     return {
-        "mean": {metric: float(each.mean()) for metric, each in values.items()},
-        "deviation": {metric: float(each.std(ddof=1)) if len(each) > 1 else None for metric, each in values.items()},
+        "mean": {metric: float(each.mean()) for metric, each in figures.items()},
+        "deviation": {metric: float(each.std(ddof=1)) if len(each) > 1 else None for metric, each in figures.items()},
         "runs": runs,
     }
 

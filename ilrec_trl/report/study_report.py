@@ -64,6 +64,7 @@ def _data(name: str, data: dict[str, Any], results: dict[str, Any]) -> list[str]
         f"Full ranking of the test items of all users: mean over seeds, in brackets the standard deviation over them. "
         f"The gain is that of NDCG@10 over {reference}.",
         table(["method", *(METRIC_TITLES[metric] for metric in METRICS), "gain", "seeds"], _rows(data, reference)),
+        *_most_frequent_target(data, reference),
         *(render_comparisons(data) if data["comparisons"] else []),
         "### Each seed",
         table(["method", "seed", *(METRIC_TITLES[metric] for metric in METRICS)], _seed_rows(data)),
@@ -86,6 +87,27 @@ def _rows(data: dict[str, Any], reference: str) -> list[list[str]]:
         gain = f"{method['mean']['ndcg@10'] / basis - 1:+.1%}" if basis and name != reference else "-"
         rows.append([name, *cells, gain, str(len(method["runs"]))])
     return rows
+
+
+def _most_frequent_target(data: dict[str, Any], reference: str) -> list[str]:
+    """How much of each method's NDCG@10 comes from the target that most questions have."""
+    target, methods = data["most_frequent_target"], data["methods"]
+    if target["share"] in (0, 1):
+        return []
+    key = "ndcg@10_of_others"
+    basis = methods[reference]["mean"][key] if reference in methods else 0.0
+    rows = []
+    for name, method in methods.items():
+        others = method["mean"][key]
+        share = method["mean"]["ndcg@10"] - others * (1 - target["share"])
+        gain = f"{others / basis - 1:+.1%}" if basis and name != reference else "-"
+        rows.append([name, f"{share:.4f}", f"{others:.4f}{_bracket(method['deviation'][key])}", gain])
+    return [
+        "### What one target decides",
+        f"{target['questions']:,} questions ({target['share']:.1%}) have one target, item {target['item']}. What it "
+        "adds to NDCG@10, and NDCG@10 of the other questions:",
+        table(["method", "added by it", "NDCG@10 of the others", "gain"], rows),
+    ]
 
 
 def _bracket(deviation: float | None) -> str:

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -143,7 +144,13 @@ def test_comparisons_are_paired_by_user_and_seed(finished, results):
     part = row["parts"][f"long histories (over {half} items)"]
     assert part["questions"] == (lengths > half).sum()
     assert part["difference"] == pytest.approx(differences[:, lengths > half].mean(), abs=1e-9)
-    assert sum(part["questions"] for name, part in row["parts"].items() if "targets" in name) == NUM_USERS
+    assert sum(part["questions"] for name, part in row["parts"].items() if "targets (" in name) == NUM_USERS
+    targets = [question["item"] for question in questions]
+    (most, number), *_ = Counter(targets).most_common(1)
+    others = np.array([target != most for target in targets])
+    part = row["parts"][f"all targets but the most frequent, {most}"]
+    assert part["questions"] == NUM_USERS - number
+    assert part["difference"] == pytest.approx(differences[:, others].mean(), abs=1e-9)
     # Popularity has no seeds and stands beside both
     (popularity,) = [row for row in results["data"]["circle"]["comparisons"] if row["a"] == "popularity"]
     assert popularity["seeds"] == [0, 1]
