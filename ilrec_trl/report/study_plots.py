@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from operator import itemgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,13 +14,17 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 
+# What the data sets of one curve may differ in
+_OF_A_CURVE = ("train_users_share", "num_train_epochs")
+
+
 def draw_study(results: dict[str, Any], folder: str | Path) -> list[str]:
     """
     Draw what a study found.
 
     Args:
         results (`dict`): What the study's `results.json` holds.
-        folder (`str` or `Path`): Receives `differences.png` and, where data sets differ by `train_users_share` alone,
+        folder (`str` or `Path`): Receives `differences.png` and, where data sets differ by the share of their users,
             `low_data.png`.
 
     Returns:
@@ -54,13 +59,15 @@ def draw_study(results: dict[str, Any], folder: str | Path) -> list[str]:
 
 
 def low_data_curves(results: dict[str, Any]) -> list[dict[float, dict[str, Any]]]:
-    """Groups of data sets whose options differ in `train_users_share` alone: `{share: data}` of each group."""
-    groups: dict[str, dict[float, dict[str, Any]]] = {}
+    """Groups of data sets whose options differ in `train_users_share`, and in epochs at most: `{share: data}` each."""
+    groups: dict[str, list[tuple[float, dict[str, Any]]]] = {}
     for data in results["data"].values():
-        others = {name: value for name, value in data["options"].items() if name != "train_users_share"}
+        others = {name: value for name, value in data["options"].items() if name not in _OF_A_CURVE}
         share = data["options"].get("train_users_share", 1.0)
-        groups.setdefault(json.dumps(others, sort_keys=True), {})[share] = data
-    return [dict(sorted(group.items())) for group in groups.values() if len(group) > 1]
+        groups.setdefault(json.dumps(others, sort_keys=True), []).append((share, data))
+    curves = [dict(sorted(group, key=itemgetter(0))) for group in groups.values()]
+    # Not where one share stands twice, with other epochs
+    return [curve for curve, group in zip(curves, groups.values(), strict=True) if len(curve) == len(group) > 1]
 
 
 def _draw_differences(axes: Axes, name: str, rows: list[dict[str, Any]]) -> None:

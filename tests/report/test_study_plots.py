@@ -15,15 +15,17 @@ def data_set(share, quality, **options):
     return {"options": options, "methods": {"SFT": {"runs": runs}}, "comparisons": [row]}
 
 
-def test_data_sets_that_differ_by_their_share_alone_make_a_curve():
+def test_data_sets_that_differ_by_their_share_make_a_curve():
     data = {
         "all": data_set(None, 0.3, data="x"),
-        "tenth": data_set(0.1, 0.1, data="x"),
+        "tenth": data_set(0.1, 0.1, data="x", num_train_epochs=30),
         "other": data_set(0.1, 0.2, data="y"),
         "third": data_set(0.3, 0.2, data="x"),
     }
     (curve,) = low_data_curves({"data": data})
     assert list(curve.items()) == [(0.1, data["tenth"]), (0.3, data["third"]), (1.0, data["all"])]
+    data["tenth, fewer epochs"] = data_set(0.1, 0.1, data="x", num_train_epochs=10)
+    assert low_data_curves({"data": data}) == []
 
 
 def test_pictures_are_drawn(tmp_path):
