@@ -158,6 +158,32 @@ def test_comparisons_are_paired_by_user_and_seed(finished, results):
     assert row["holm_p_value"] >= row["metrics"]["ndcg@10"]["p_value"]
 
 
+def test_what_the_most_frequent_target_adds(finished, results):
+    """NDCG@10 of its questions over all, and of the others, recomputed from the ranks; the report shows both."""
+    questions = pq.read_table(finished / "circle/popularity/questions.parquet").to_pylist()
+    (most, number), *_ = Counter(question["item"] for question in questions).most_common(1)
+    assert results["data"]["circle"]["most_frequent_target"] == {
+        **{"item": most, "questions": number, "share": number / NUM_USERS}
+    }
+    added, others = [], []
+    for seed in (0, 1):
+        rows = pq.read_table(finished / f"circle/SFT/seed{seed}/ranks.parquet").to_pylist()
+        values = {True: [], False: []}
+        for row in rows:
+            metrics = naive_expected_metrics(row["rank"] or math.inf, row["ties"])
+            values[row["item"] == most].append(metrics["ndcg@10"])
+        added.append(sum(values[True]) / NUM_USERS)
+        others.append(np.mean(values[False]))
+    method = results["data"]["circle"]["methods"]["SFT"]
+    assert [run["ndcg@10_of_others"] for run in method["runs"]] == pytest.approx(others, abs=1e-9)
+    _, section = (finished / "report.md").read_text().split("### What one target decides")
+    assert f"{number} questions ({number / NUM_USERS:.1%}) have one target, item {most}." in section
+    (row,) = [line for line in section.splitlines() if line.startswith("| SFT |")][:1]
+    cells = [cell.strip() for cell in row.strip("|").split("|")]
+    deviation = abs(others[0] - others[1]) / math.sqrt(2)
+    assert cells == ["SFT", f"{np.mean(added):.4f}", f"{np.mean(others):.4f} ({deviation:.4f})", "-"]
+
+
 def test_fusion_chooses_its_weight_on_validation(finished):
     files = [finished / f"circle/ILRec,_k_=_1_+_SASRec/seed{seed}/tested.json" for seed in (0, 1)]
     weights = [json.loads(file.read_text())["settings"]["fusion_weight"] for file in files]
