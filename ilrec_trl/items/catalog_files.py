@@ -1,16 +1,16 @@
-"""Files that hold titles or semantic IDs of items."""
+"""Files and tables that hold titles of items."""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass, field
 from itertools import repeat
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from .semantic_id_files import find_json
 from .titles import clean_title
 
 
@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from ..data.bad_rows import BadRows
     from ..data.raw_rows import RawRows
 
+# Files of titles that are known by name, as RecBole and MovieLens have them.
+_TITLE_FILES = ("*.item", "movies.dat", "movies.csv")
 # Where nothing else is said, the first of these names that a source has.
 _COLUMNS = {
     "item": ("item", "item_id", "itemId", "parent_asin", "asin", "movieId", "id"),
@@ -39,11 +41,13 @@ class ItemTitles:
         titles (`dict[str, str]`): Cleaned title of each item, for [`ItemCatalog.from_titles`].
         brands (`dict[str, str]`): Brand of each item that has one, for [`ItemCatalog.with_distinct_titles`].
         bad_rows (`BadRows`): What was left out with `bad_rows="drop"`.
+        fields (`dict[str, dict[str, str]]`): `{item: {field: text}}` of the further fields that were asked for.
     """
 
     titles: dict[str, str]
     brands: dict[str, str]
     bad_rows: BadRows
+    fields: dict[str, dict[str, str]] = field(default_factory=dict)
 
 
 def read_titles(
@@ -51,6 +55,7 @@ def read_titles(
     *,
     items: Collection[str] | None = None,
     columns: Mapping[str, str] | None = None,
+    fields: Iterable[str] = (),
     bad_rows: str = "raise",
 ) -> ItemTitles:
     """
@@ -74,6 +79,8 @@ def read_titles(
         columns (`Mapping[str, str]`, *optional*):
             Names of the columns `"item"`, `"title"` and `"brand"`, those that differ from the usual: item, item_id,
             itemId, parent_asin, asin, movieId, id; title, movie_title, item_name, name; brand, store.
+        fields (`Iterable[str]`, *optional*):
+            Names of further columns to read, such as RecBole's `class`, of one text a row.
         bad_rows (`str`, *optional*, defaults to `"raise"`):
             `"raise"` stops at rows that lack an item or a title, hold a wrong type, are no line of the format, or give
             an item a second, other title. `"drop"` goes on without them, logs how many of each kind there were, and
@@ -84,17 +91,19 @@ def read_titles(
         ValueError: For bad rows, with their number by kind and the first line numbers of each; a missing column; items
             without a title, by name; a file of another format.
     """
-    rows = _read(source, dict(columns or {}))
+    further = [name for name in fields if name not in _COLUMNS]
+    rows = _read(source, dict(columns or {}), further)
     texts = {role: _texts(rows.table[role]) for role in rows.table.column_names}
     wanted = None if items is None else {str(item) for item in items}
     found = ItemTitles({}, {}, rows.bad)
     problems: dict[str, list[int]] = {}
-    for place, (item, title, brand) in enumerate(
-        zip(texts["item"], texts["title"], texts.get("brand") or repeat(None), strict=False)
+    others = zip(*(texts[name] for name in further), strict=True) if further else repeat(())
+    for place, (item, title, brand, values) in enumerate(
+        zip(texts["item"], texts["title"], texts.get("brand") or repeat(None), others, strict=False)
     ):
         if wanted is not None and isinstance(item, str) and item not in wanted:
             continue
-        problem = _add(found, item, title, brand)
+        problem = _add(found, item, title, brand, dict(zip(further, values, strict=True)))
         if problem is not None:
             problems.setdefault(problem, []).append(place)
     for problem, places in problems.items():
@@ -110,9 +119,9 @@ def read_titles(
     return found
 
 
-def _add(found: ItemTitles, item: Any, title: Any, brand: Any) -> str | None:
+def _add(found: ItemTitles, item: Any, title: Any, brand: Any, others: dict[str, Any]) -> str | None:
     """Take up one row, or say what is wrong with it."""
-    for role, value in (("item", item), ("title", title), ("brand", brand)):
+    for role, value in ({"item": item, "title": title, "brand": brand} | others).items():
         if not isinstance(value, str | None):
             return f"whose {role} is {value.problem}"
     if not item or item.isspace():
@@ -124,6 +133,8 @@ def _add(found: ItemTitles, item: Any, title: Any, brand: Any) -> str | None:
         return "that give an item another title than a row before"
     if brand and (brand := clean_title(brand)):
         found.brands.setdefault(item, brand)
+    if others := {name: text for name, value in others.items() if value and (text := clean_title(value))}:
+        found.fields.setdefault(item, others)
     return None
 
 
@@ -155,14 +166,14 @@ def _decode(value: bytes | None) -> str | None | _Unreadable:
         return _Unreadable("not UTF-8")
 
 
-def _read(source: Any, columns: dict[str, str]) -> RawRows:
-    """Rows with the columns `item`, `title` and, where there is one, `brand`."""
+def _read(source: Any, columns: dict[str, str], further: list[str]) -> RawRows:
+    """Rows with the columns `item`, `title`, where there is one `brand`, and the further ones."""
     from ..data.json_rows import read_json_lines
     from ..data.table_rows import read_parquet, read_table
     from ..data.text_rows import read_delimited
 
     def roles(names: list[str]) -> dict[str, str]:
-        return _roles(names, columns)
+        return _roles(names, columns) | _further(names, further)
 
     if not isinstance(source, str | Path):
         return read_table(source, roles)
@@ -187,14 +198,26 @@ def _read(source: Any, columns: dict[str, str]) -> RawRows:
     )
 
 
+def _bare(names: list[str]) -> dict[str, str]:
+    """Columns by their names without RecBole's types: it writes `item_id:token`."""
+    return {name.split(":")[0]: name for name in reversed(names)} | {name: name for name in names}
+
+
+def _further(names: list[str], further: list[str]) -> dict[str, str]:
+    bare = _bare(names)
+    if missing := [name for name in further if name not in bare]:
+        raise ValueError(f"No column {missing[0]!r} among {names}; name columns that there are as `fields`.")
+    return {name: bare[name] for name in further}
+
+
 def _roles(names: list[str], columns: dict[str, str]) -> dict[str, str]:
     if unknown := set(columns) - set(_COLUMNS):
         raise ValueError(f"`columns` names {sorted(unknown)}; expected some of {', '.join(_COLUMNS)}.")
-    bare = {name.split(":")[0]: name for name in reversed(names)}  # RecBole writes `item_id:token`
+    bare = _bare(names)
     chosen = {}
     for role, usual in _COLUMNS.items():
         wanted = (columns[role],) if role in columns else usual
-        found = [bare.get(name, name) for name in wanted if name in bare or name in names]
+        found = [bare[name] for name in wanted if name in bare]
         if found:
             chosen[role] = found[0]
         elif role != "brand" or role in columns:
@@ -204,61 +227,16 @@ def _roles(names: list[str], columns: dict[str, str]) -> dict[str, str]:
     return chosen
 
 
-def read_lc_rec(folder: str | Path, kind: str) -> tuple[list[str], list[str] | None, list[list[str]] | None]:
+def find_title_file(folder: str | Path) -> Path | None:
     """
-    Item ids, titles and semantic IDs of a folder, see [`ItemCatalog.from_lc_rec`].
+    RecBole's or MovieLens' titles in a folder that has no `item.json`; `None` where there are none.
 
     Raises:
-        FileNotFoundError: where the folder lacks the file that `kind` needs.
-        ValueError: for a file of another form; names the items.
+        ValueError: where there are several.
     """
-    index, about = _read_json(folder, "index.json"), _read_json(folder, "item.json")
-    needed, name = (index, "index.json") if kind == "semantic_ids" else (about, "item.json")
-    if needed is None:
-        raise FileNotFoundError(f"{folder} holds no {name} (nor .gz, nor <data set>.{name}), which {kind} need.")
-    titles = semantic_ids = None
-    if about is not None and about.keys() >= needed.keys():
-        _refuse_others(about, "item.json", '{"title": "..."}', _is_about)
-        titles = [clean_title(about[item_id].get("title") or "") for item_id in needed]
-    if index is not None and index.keys() >= needed.keys():
-        _refuse_others(index, "index.json", '["<a_1>", "<b_2>"]', _is_semantic_id)
-        semantic_ids = [index[item_id] for item_id in needed]
-    return list(needed), titles, semantic_ids
-
-
-def _is_about(value: Any) -> bool:
-    return isinstance(value, dict) and isinstance(value.get("title"), str | None)
-
-
-def _is_semantic_id(value: Any) -> bool:
-    return isinstance(value, list) and all(isinstance(token, str) and token for token in value)
-
-
-def _refuse_others(values: dict[str, Any], name: str, form: str, fits: Callable[[Any], bool]) -> None:
-    if wrong := [item_id for item_id, value in values.items() if not fits(value)]:
-        raise ValueError(
-            f"{len(wrong)} items of {name} have another form than {form}, the first is {wrong[0]!r}: "
-            f"{str(values[wrong[0]])[:60]!r}."
-        )
-
-
-def _read_json(folder: str | Path, name: str) -> dict[str, Any] | None:
-    """`name` or `<data set>.name` in `folder`, plain or compressed; `None` where there is none."""
-    from ..data.text_rows import open_bytes
-
-    for pattern in (name, f"{name}.gz", f"*.{name}", f"*.{name}.gz"):
-        found = sorted(Path(folder).glob(pattern))
-        if len(found) > 1:
-            raise ValueError(
-                f"{folder} holds several files named {pattern}: {[path.name for path in found]}. Keep one."
-            )
-        if found:
-            try:
-                with open_bytes(found[0]) as file:
-                    values = json.load(file)
-            except (ValueError, RecursionError) as error:
-                raise ValueError(f"{found[0]} is no JSON: {error}") from error
-            if not isinstance(values, dict):
-                raise ValueError(f"{found[0]} holds a {type(values).__name__}, expected one JSON object.")
-            return values
-    return None
+    if find_json(folder, "item.json") is not None:
+        return None
+    found = sorted({path for name in _TITLE_FILES for end in ("", ".gz") for path in Path(folder).glob(name + end)})
+    if len(found) > 1:
+        raise ValueError(f"{folder} holds several files of titles, {[path.name for path in found]}; name one of them.")
+    return found[0] if found else None

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from .catalog_changes import with_distinct_titles, with_items, with_short_titles, without_items
-from .catalog_files import read_lc_rec
 from .completion_tokens import check_semantic_ids, completion_tokens
+from .semantic_id_files import read_lc_rec
 from .titles import clean_title, refuse_special_tokens
 
 

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import gzip
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -50,15 +49,73 @@ def read_index(path: str | Path) -> dict[str, list[str]]:
 
 def read_json(path: str | Path) -> dict[str, Any]:
     """Read a JSON object, plain or compressed, whose keys are item ids."""
-    opener = gzip.open if Path(path).suffix == ".gz" else open
-    with opener(path, "rt", encoding="utf-8") as file:
+    from ..data.text_rows import open_bytes
+
+    path = Path(path)
+    with open_bytes(path) as file:
         try:
             content = json.load(file)
-        except json.JSONDecodeError as error:
+        except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
             raise ValueError(f"{path} is not JSON ({error}).") from error
     if not isinstance(content, dict):
         raise ValueError(f"{path} holds a {type(content).__name__}, expected an object with item ids as keys.")
     return content
+
+
+def find_json(folder: str | Path, name: str) -> Path | None:
+    """
+    `name` in `folder`, else `<data set>.name`, plain or compressed; `None` where there is none.
+
+    Raises:
+        ValueError: where there are several.
+    """
+    for pattern in (name, f"{name}.gz", f"*.{name}", f"*.{name}.gz"):
+        found = sorted(Path(folder).glob(pattern))
+        if len(found) > 1:
+            raise ValueError(f"{folder} holds several files {pattern}, {[path.name for path in found]}; keep one.")
+        if found:
+            return found[0]
+    return None
+
+
+def read_lc_rec(folder: str | Path, kind: str) -> tuple[list[str], list[str] | None, list[list[str]] | None]:
+    """
+    Item ids, titles and semantic IDs of a folder, see [`ItemCatalog.from_lc_rec`].
+
+    Raises:
+        FileNotFoundError: where the folder lacks the file that `kind` needs.
+        ValueError: for a file of another form; names the items.
+    """
+    files = find_json(folder, "index.json"), find_json(folder, "item.json")
+    index, about = (read_json(path) if path else None for path in files)
+    needed, name = (index, "index.json") if kind == "semantic_ids" else (about, "item.json")
+    if needed is None:
+        make = " `ilrec items build` makes it from titles." if kind == "semantic_ids" else ""
+        raise FileNotFoundError(f"{folder} holds no {name} (nor .gz, nor <data set>.{name}), which {kind} need.{make}")
+    titles = semantic_ids = None
+    if about is not None and about.keys() >= needed.keys():
+        _refuse_others(about, "item.json", '{"title": "..."}', _is_about)
+        titles = [clean_title(about[item_id].get("title") or "") for item_id in needed]
+    if index is not None and index.keys() >= needed.keys():
+        _refuse_others(index, "index.json", '["<a_1>", "<b_2>"]', _is_semantic_id)
+        semantic_ids = [index[item_id] for item_id in needed]
+    return list(needed), titles, semantic_ids
+
+
+def _is_about(value: Any) -> bool:
+    return isinstance(value, dict) and isinstance(value.get("title"), str | None)
+
+
+def _is_semantic_id(value: Any) -> bool:
+    return isinstance(value, list) and all(isinstance(token, str) and token for token in value)
+
+
+def _refuse_others(values: dict[str, Any], name: str, form: str, fits: Callable[[Any], bool]) -> None:
+    if wrong := [item_id for item_id, value in values.items() if not fits(value)]:
+        raise ValueError(
+            f"{len(wrong)} items of {name} have another form than {form}, the first is {wrong[0]!r}: "
+            f"{str(values[wrong[0]])[:60]!r}."
+        )
 
 
 def write_minionerec(folder: str | Path, category: str, index: Index, items: Mapping[str, Mapping[str, Any]]) -> None:

@@ -42,7 +42,7 @@ def item_texts(
         ValueError: If no item has any of the fields.
     """
     if template is not None:
-        fields = [name for _, name, _, _ in Formatter().parse(template) if name]
+        fields = template_fields(template)
     fields = FIELDS if fields is None else fields
     texts = {}
     for item_id, about in items.items():
@@ -54,6 +54,11 @@ def item_texts(
         known = sorted({name for about in items.values() for name in about})
         raise ValueError(f"No item has a text in {list(fields)}; the items have {known}. Name fields of theirs.")
     return texts
+
+
+def template_fields(template: str) -> list[str]:
+    """Fields that a format string names, in order."""
+    return [name for _, name, _, _ in Formatter().parse(template) if name]
 
 
 class TfidfSvdEncoder:

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ..items.catalog_files import find_title_file, read_titles
 from ..items.item_encoder import ItemEncoder
-from ..items.semantic_id_files import read_index, read_json, write_lc_rec, write_minionerec
+from ..items.semantic_id_files import find_json, read_index, read_json, write_lc_rec, write_minionerec
 from ..items.semantic_ids import SemanticIds, build_semantic_ids
-from ..items.text_vectors import SentenceEncoder
+from ..items.text_vectors import SentenceEncoder, template_fields
 from ..items.titles import clean_title
 from ..report.semantic_id_report import write_semantic_id_report
 from .item_options import (
@@ -30,6 +32,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 Items = dict[str, dict[str, Any]]
+_TABLES = (".item", ".dat", ".csv", ".tsv", ".parquet", ".jsonl")
 
 
 def build_items(
@@ -48,7 +51,7 @@ def build_items(
         origin, folder = Path(source.items).resolve(), Path(source.output_dir).resolve()
         if folder in (origin, origin.parent):
             raise ValueError(f"--output_dir {source.output_dir} holds the items; give another folder")
-        items = _read_items(source.items)
+        items = _read_items(source.items, _fields(text.fields, text.text_template))
         encoder = None
         if source.vectors is not None:
             if collaborative.sasrec is not None:
@@ -84,14 +87,15 @@ def add_items(source: ItemSourceOptions, new: NewItemOptions) -> dict[str, Any]:
         if not (folder / "semantic_ids.json").is_file():
             raise FileNotFoundError(f"{folder} holds no semantic_ids.json; write it with `ilrec items build` first")
         before, known = SemanticIds.load(folder), _read_items(folder)
-        given = _read_items(source.items)
+        own = source.vectors is not None
+        encoder = None if own or not (folder / "encoder.json").is_file() else ItemEncoder.load(folder)
+        given = _read_items(source.items, _fields(encoder.fields, encoder.template) if encoder else ())
         items = {item_id: about for item_id, about in given.items() if item_id not in before.item_ids}
         if not items:
             raise ValueError(f"all {len(given)} items have semantic IDs already; there is nothing to add")
-        if source.vectors is not None:
-            vectors, encoder = _read_vectors(source, list(items)), None
-        elif (folder / "encoder.json").is_file():
-            encoder = ItemEncoder.load(folder)
+        if own:
+            vectors = _read_vectors(source, list(items))
+        elif encoder is not None:
             vectors = encoder.encode(items)
         else:
             raise ValueError(f"{folder} was built from vectors of your own; give --vectors of the new items too")
@@ -180,10 +184,25 @@ def _write(
     return write_semantic_id_report(folder, ids.to_dict(), _titles(items), ids.figures, ids.sizes)
 
 
-def _read_items(path: str | Path) -> Items:
-    path = _find(path, "item.json") if Path(path).is_dir() else Path(path)
+def _fields(fields: Sequence[str] | None, template: str | None) -> Sequence[str]:
+    """Fields that were asked for by name."""
+    return template_fields(template) if template is not None else fields or ()
+
+
+def _read_items(path: str | Path, fields: Sequence[str] = ()) -> Items:
+    """What is known of the items; of a table their titles, brands and the further `fields` alone."""
+    path = Path(path)
+    if path.is_dir():
+        path = find_title_file(path) or _find(path, "item.json")
     if not path.is_file():
         raise FileNotFoundError(f"there is no file or folder {path}; give item.json or a folder that holds one")
+    if path.name.removesuffix(".gz").endswith(_TABLES):
+        found = read_titles(path, fields=fields)
+        brands = {item_id: {"brand": brand} for item_id, brand in found.brands.items()}
+        return {
+            item_id: {"title": title} | brands.get(item_id, {}) | found.fields.get(item_id, {})
+            for item_id, title in found.titles.items()
+        }
     items = read_json(path)
     for item_id, about in items.items():
         if not isinstance(about, dict):
@@ -194,15 +213,10 @@ def _read_items(path: str | Path) -> Items:
 
 
 def _find(folder: str | Path, name: str) -> Path:
-    """`name` or `<data set>.name` in a folder, plain or compressed."""
-    found = {
-        path for pattern in (name, f"*.{name}") for end in ("", ".gz") for path in Path(folder).glob(pattern + end)
-    }
-    if len(found) > 1:
-        raise ValueError(f"{folder} holds {sorted(path.name for path in found)}; keep one of them")
-    if not found:
+    found = find_json(folder, name)
+    if found is None:
         raise FileNotFoundError(f"{folder} holds no {name} (nor .gz, nor <data set>.{name})")
-    return found.pop()
+    return found
 
 
 def _read_vectors(source: ItemSourceOptions, item_ids: list[str]) -> NDArray[Any]:

@@ -10,7 +10,8 @@ class ItemSourceOptions:
 
     items: str = field(
         metadata={
-            "help": "item.json or <name>.item.json, {item: {title, brand, ...}}, also .gz; or a folder that holds one."
+            "help": "item.json or <name>.item.json, {item: {title, brand, ...}}; RecBole's .item, MovieLens' movies.dat, a "
+            "CSV, TSV or Parquet file, JSON lines (.jsonl); also .gz; or a folder that holds one."
         }
     )
     output_dir: str = field(metadata={"help": "Folder that receives the IDs; `ilrec run --data` takes it."})
@@ -27,7 +28,10 @@ class TextVectorOptions:
     """From the items' texts to vectors."""
 
     fields: list[str] | None = field(
-        default=None, metadata={"help": "Fields of an item to join. None: title, brand, categories, description."}
+        default=None,
+        metadata={
+            "help": "Fields of an item to join. None: title, brand, categories, description; of tables title, brand."
+        },
     )
     text_template: str | None = field(
         default=None, metadata={"help": "Format string instead of --fields, such as '{title} by {brand}'."}

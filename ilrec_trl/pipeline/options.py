@@ -47,7 +47,8 @@ class DataOptions(PromptOptions):
         default=None,
         metadata={
             "help": "What names the items: a folder of index.json or item.json (also <name>.index.json, also .gz), or "
-            "a file of titles. Without it they are looked for beside the interactions."
+            "a file of titles. Without it they are looked for beside the interactions; RecBole's and MovieLens' "
+            "titles too."
         },
     )
     user_column: str | None = field(default=None, metadata={"help": "Column of users, if it has no usual name."})

@@ -17,7 +17,7 @@ from ..data.prompt_renderer import Prompt, PromptRenderer
 from ..data.prompts import next_item_dataset
 from ..data.splits import NextItemExample, Splits
 from ..data.synthetic import generate_store
-from ..items.catalog_files import read_titles
+from ..items.catalog_files import find_title_file, read_titles
 from ..items.item_catalog import ItemCatalog
 from ..items.item_trie import ItemTrie
 from .options import DataOptions, InputError
@@ -275,12 +275,12 @@ def _catalog(options: DataOptions) -> ItemCatalog:
     if options.data_format != "hub" and not data.exists():
         raise FileNotFoundError(f"there is no file or folder {data}; give --data one, or --data_format hub too")
     source = Path(options.items) if options.items else data if data.is_dir() else data.parent
+    if options.item_format == "titles" and source.is_dir():
+        source = find_title_file(source) or source
     if not source.is_file():
         return ItemCatalog.from_lc_rec(source, kind=options.item_format)
     if options.item_format != "titles":
-        raise ValueError(
-            f"{source} is one file, so it can hold titles alone; add --item_format titles or give a folder"
-        )
+        raise ValueError(f"{source} is one file, so it holds titles alone; add --item_format titles or give a folder")
     return ItemCatalog.from_titles(read_titles(source, bad_rows=options.bad_rows).titles)
 
 

@@ -210,8 +210,8 @@ def test_lc_rec_files_of_another_form_are_refused_with_a_value_error(name, kind,
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("index.json", "{", "is no JSON"),
-        ("index.json", "[1]", "holds a list, expected one JSON object"),
+        ("index.json", "{", "is not JSON"),
+        ("index.json", "[1]", "holds a list, expected an object"),
         (
             "index.json",
             '{"0": ["<a_1>"], "1": "<a_0>"}',

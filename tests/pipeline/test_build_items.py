@@ -10,6 +10,7 @@ import pytest
 from ilrec_trl import Interactions, ItemCatalog, SemanticIds
 from ilrec_trl.cli import main
 from ilrec_trl.items.semantic_id_files import read_minionerec_info
+from ilrec_trl.pipeline.prepare import PreparedData
 from tests.pipeline.conftest import NUM_ITEMS
 
 
@@ -60,6 +61,43 @@ def test_build_writes_a_data_set_and_new_items_join_it(folder, capsys):
     (folder / "new.json").write_text(json.dumps({"newer": {"title": "paper"}}))
     run("add", "--semantic_ids", folder / "more", "--items", folder / "new.json", "--output_dir", folder / "more")
     assert SemanticIds.load(folder / "more").item_ids == [*ids.item_ids, "new", "newer"]
+
+
+RECBOLE_ITEMS = "item_id:token\tmovie_title:token_seq\tyear:token\tclass:token_seq\n" + "".join(
+    f"{n}\tNumber {n}\t1995\t{KINDS[n % 3]} {KINDS[n % 3]}s\n" for n in range(NUM_ITEMS)
+)
+
+
+@pytest.mark.parametrize("fields", [["--fields", "title", "class"], ["--text_template", "{title}: {class}"]])
+def test_items_of_recboles_files(tmp_path, fields, capsys):
+    """From an `.item` file beside an `.inter` to semantic IDs by one of its columns, and to what is trained on."""
+    data = tmp_path / "movies"
+    data.mkdir()
+    (data / "movies.item").write_text(RECBOLE_ITEMS)
+    lines = [f"{user}\t{(user + step) % NUM_ITEMS}\t{step}" for user in range(30) for step in range(5)]
+    (data / "movies.inter").write_text("\n".join(["user_id:token\titem_id:token\ttimestamp:float", *lines]))
+    run("build", "--items", data, "--output_dir", tmp_path / "ids", *CODES, *fields)
+    ids = SemanticIds.load(tmp_path / "ids")
+    kinds = {(row[0], int(item) % 3) for item, row in zip(ids.item_ids, ids.codes.tolist(), strict=True)}
+    assert len(kinds) == 3  # one code a class
+    about = json.loads((tmp_path / "ids/item.json").read_text())
+    assert about["4"] == {"title": "Number 4", "class": "screw screws"}
+    (tmp_path / "new.csv").write_text("id,title,class\nnew,Number 3,paper papers\n")
+    run("add", "--semantic_ids", tmp_path / "ids", "--items", tmp_path / "new.csv", "--output_dir", tmp_path / "more")
+    assert SemanticIds.load(tmp_path / "more").codes[-1, 0] == ids.codes[2, 0]
+    prepare = ["prepare", "--data", str(data), "--output_dir", str(tmp_path / "prepared")]
+    assert main(prepare) == 2
+    assert "holds no index.json" in (error := capsys.readouterr().err)
+    assert "`ilrec items build`" in error
+    assert main([*prepare, "--items", str(tmp_path / "ids")]) == 0
+    assert PreparedData.load(tmp_path / "prepared").summary()["users"] == 30
+    assert main([*prepare, "--item_format", "titles"]) == 0  # the file of titles is found
+    (data / "movies.csv").write_text("movieId,title\n1,Lute\n")
+    assert main([*prepare, "--item_format", "titles"]) == 2
+    assert "several files of titles, ['movies.csv', 'movies.item']" in capsys.readouterr().err
+    arguments = ["items", "build", "--items", str(data / "movies.item"), "--output_dir", str(tmp_path / "x")]
+    assert main([*arguments, "--fields", "genre"]) == 2
+    assert "No column 'genre' among ['item_id:token'" in capsys.readouterr().err
 
 
 def test_vectors_of_ones_own_in_any_order(folder, capsys):
