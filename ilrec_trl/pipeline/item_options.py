@@ -10,7 +10,7 @@ class ItemSourceOptions:
 
     items: str = field(
         metadata={
-            "help": "item.json or <name>.item.json, {item: {title, brand, ...}}; RecBole's .item, MovieLens' movies.dat, a "
+            "help": "item.json or <name>.item.json, {item: {title, brand, ...}}; RecBole's .item, movies.dat, a "
             "CSV, TSV or Parquet file, JSON lines (.jsonl); also .gz; or a folder that holds one."
         }
     )
