@@ -93,9 +93,9 @@ def _sasrec(prepared: PreparedData, teacher: TeacherOptions) -> float:
     config.item_ids = list(prepared.catalog.item_ids)
     model = SASRecModel(config).to(default_device())  # type: ignore[arg-type]
     optimizer = sasrec_optimizer(model, args) or torch.optim.AdamW(model.parameters())
-    sequences = prepared.splits.train
-    length = max(1, round(sum(len(items) for _, items in sequences) / len(sequences)))
-    shape = (args.per_device_train_batch_size, length)
+    targets = [max(0, len(items) - 1) for _, items in prepared.splits.train]
+    rows = sum(math.ceil(number / config.max_position_embeddings) for number in targets)
+    shape = (args.per_device_train_batch_size, max(1, round(sum(targets) / max(rows, 1))))
     input_ids = torch.randint(1, len(prepared.catalog) + 1, shape, device=model.device)  # (B, S)
 
     def step() -> None:
@@ -103,7 +103,7 @@ def _sasrec(prepared: PreparedData, teacher: TeacherOptions) -> float:
         optimizer.step()
         optimizer.zero_grad()
 
-    steps = math.ceil(len(sequences) / args.per_device_train_batch_size) * args.num_train_epochs
+    steps = math.ceil(rows / args.per_device_train_batch_size) * args.num_train_epochs
     folds, members = teacher.folds, teacher.members
     # Each of a member's folds is left out once
     trainings = members * max(1, folds - 1)
