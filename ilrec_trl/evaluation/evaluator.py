@@ -179,7 +179,7 @@ class RecommendationEvaluator:
         ties = np.array([ranks[row][1] for row in range(len(ranks))], dtype=np.int64)  # (U,)
         self.last_ranks = UserRanks(self.questions.users, self.questions.items, starts, ties)
         values = metric_values(starts, ties, self.k)
-        self.standard_errors = {name: standard_error(each) for name, each in values.items()}
+        self.standard_errors = {name: standard_error(each, self.questions.users) for name, each in values.items()}
         return {name: float(each.mean()) for name, each in values.items()}
 
     def _all_ranks(

@@ -108,10 +108,28 @@ def metric_values(starts: ArrayLike, ties: ArrayLike, k: Sequence[int] = (1, 5, 
     return values | {"mrr": reciprocal_rank(starts, ties)}
 
 
-def standard_error(values: ArrayLike) -> float:
-    """Standard error of the mean over users (`ddof=1`); `nan` for fewer than two users."""
+def standard_error(values: ArrayLike, users: Sequence[Any] | None = None) -> float:
+    """
+    Standard error of the mean over users; `nan` for fewer than two users.
+
+    Args:
+        values (`np.ndarray` of shape `(Q,)`): A metric, question by question.
+        users (`list`, *optional*): The user of each question, where some are asked several. Users are then what was
+            drawn by chance, each with all of their questions (the cluster-robust error). Without it each question is
+            a user's only one.
+    """
     array = np.asarray(values, dtype=np.float64)
-    return float(array.std(ddof=1) / math.sqrt(array.size)) if array.size > 1 else math.nan
+    sums = _sums_of_users(array - array.mean(), users) if array.size else array  # (U,)
+    size = len(sums)
+    return math.sqrt(size / (size - 1) * float((sums**2).sum())) / array.size if size > 1 else math.nan
+
+
+def _sums_of_users(values: Floats, users: Sequence[Any] | None) -> Floats:
+    if users is None:
+        return values
+    if len(users) != len(values):
+        raise ValueError(f"got {len(values)} values and {len(users)} users; expected the user of each value")
+    return np.bincount(np.unique(np.asarray(users), return_inverse=True)[1], values).astype(np.float64)
 
 
 @dataclass(frozen=True)
@@ -120,7 +138,7 @@ class PairedTest:
     Outcome of [`paired_test`].
 
     Attributes:
-        difference (`float`): Mean of `a - b` over users.
+        difference (`float`): Mean of `a - b` over questions.
         standard_error (`float`): Standard error of that mean.
         p_value (`float`): Two-sided p-value of "the mean difference is 0" by Student's t.
         users (`int`): Number of users.
@@ -132,13 +150,15 @@ class PairedTest:
     users: int
 
 
-def paired_test(a: ArrayLike, b: ArrayLike) -> PairedTest:
+def paired_test(a: ArrayLike, b: ArrayLike, users: Sequence[Any] | None = None) -> PairedTest:
     """
     Paired t-test between two runs that were measured on the same users.
 
     Args:
-        a, b (`np.ndarray` of shape `(U,)`):
-            Values of one metric, user by user, in the same order.
+        a, b (`np.ndarray` of shape `(Q,)`):
+            Values of one metric, question by question, in the same order.
+        users (`list`, *optional*):
+            The user of each question, where some are asked several, see [`standard_error`].
 
     Returns:
         [`PairedTest`]
@@ -153,10 +173,13 @@ def paired_test(a: ArrayLike, b: ArrayLike) -> PairedTest:
             "in one order, on both sides"
         )
     difference = first - second
-    mean, error = float(difference.mean()), standard_error(difference)
+    size = first.size if users is None else len(set(users))
+    mean, error = float(difference.mean()), standard_error(difference, users)
+    if size < 2:
+        return PairedTest(mean, math.nan, math.nan, size)
     if error == 0.0:
-        return PairedTest(mean, 0.0, 1.0 if mean == 0.0 else 0.0, first.size)
-    return PairedTest(mean, error, _student_p_value(mean / error, first.size - 1), first.size)
+        return PairedTest(mean, 0.0, 1.0 if mean == 0.0 else 0.0, size)
+    return PairedTest(mean, error, _student_p_value(mean / error, size - 1), size)
 
 
 def _student_p_value(statistic: float, freedom: int) -> float:

@@ -11,9 +11,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from transformers import TrainingArguments
+from transformers.utils import logging
 
-from ..data.splits import NextItemExample, UserSequence
+from ..data.splits import NextItemExample, UserSequence, sample
 from ..evaluation.late_fusion import ranks_of_scores
+from ..evaluation.metrics import ndcg
 from ..items.item_trie import ItemTrie
 from ..report.results import MethodRanks
 from ..rewards.combined_rewards import EnsembleReward
@@ -27,6 +29,9 @@ from .prepare import PreparedData, input_errors
 from .teacher_options import TeacherOptions
 
 
+logger = logging.get_logger(__name__)
+
+_ASKED = 2_000  # validation questions that a teacher is compared with popularity on
 _CALIBRATION = "--calibrate_rewards needs cross-fitted SASRecs, --sasrec_folds 5 say, and no --reward_temperature"
 
 
@@ -89,7 +94,11 @@ def teacher_reward(
     options: TeacherOptions,
     device: torch.device | None = None,
 ) -> RewardFunc:
-    """The scores in training: SASRec's, with a share of what followed what where that is asked for."""
+    """
+    The scores in training: SASRec's, with a share of what followed what where that is asked for. A SASRec that ranks
+    validation items no better than popularity is warned of.
+    """
+    _warn_of_a_weak_teacher(teacher, prepared)
     temperature = _temperature(teacher, options)
     if isinstance(teacher, SASRecGroup):
         reward_func = teacher.reward_func(prepared.item_trie, temperature, device)
@@ -100,6 +109,22 @@ def teacher_reward(
         return reward_func
     transitions = TransitionReward(prepared.splits.train, prepared.item_trie)
     return EnsembleReward([reward_func, transitions], [1 - share, share])
+
+
+def _warn_of_a_weak_teacher(teacher: SASRecModel | SASRecGroup, prepared: PreparedData) -> None:
+    examples = sample(prepared.splits.validation, _ASKED)
+    if prepared.options.train_on_validation or not examples:
+        return
+    popularity = popularity_ranks(prepared.splits.train, examples, prepared.catalog.item_ids)
+    own, counted = (
+        float(ndcg(each.starts, each.ties, 10).mean()) for each in (teacher_ranks(teacher, examples, {}), popularity)
+    )
+    if own <= counted:
+        logger.warning(
+            f"SASRec ranks {len(examples):,} validation items no better than popularity does (NDCG@10 {own:.4f} and "
+            f"{counted:.4f}). Rewards of such a teacher make ILRec worse than SFT more likely than better: train it "
+            "longer (--sasrec_epochs) or on more users, or leave its rewards out (--crr_weight 0)."
+        )
 
 
 def reward_settings(teacher: SASRecModel | SASRecGroup, options: TeacherOptions) -> dict[str, Any]:

@@ -26,9 +26,9 @@ class MethodRanks:
 
     Args:
         method (`str`): Name of the method, such as `"ILRec"`.
-        users (`list[str]`): User ids, in one order for all methods of a run.
-        starts (`np.ndarray` of shape `(U,)`): First rank the target can have, from 1; `inf` when not retrieved.
-        ties (`np.ndarray` of shape `(U,)`): Number of items that share the target's place.
+        users (`list[str]`): User of each question, in one order for all methods of a run.
+        starts (`np.ndarray` of shape `(Q,)`): First rank the target can have, from 1; `inf` when not retrieved.
+        ties (`np.ndarray` of shape `(Q,)`): Number of items that share the target's place.
         seed (`int`, *optional*): Seed of the run; `None` for a method without chance.
         settings (`dict`, *optional*): What the method was run with.
     """
@@ -43,17 +43,17 @@ class MethodRanks:
 
 def summarise_methods(ranks: Sequence[MethodRanks]) -> dict[str, dict[str, Any]]:
     """
-    Every method's metrics with their standard errors over users.
+    Every method's metrics with their standard errors over users, who may be asked several questions each.
 
-    With several seeds a metric is the mean over them, and its standard error is that of the users' means; `per_seed`
-    then holds each seed's figures.
+    With several seeds a metric is the mean over them, and its standard error is that of the questions' means;
+    `per_seed` then holds each seed's figures.
     """
     methods: dict[str, dict[str, Any]] = {}
     for name in dict.fromkeys(entry.method for entry in ranks):
         entries = [entry for entry in ranks if entry.method == name]
-        values = user_values(ranks, name)
+        values, users = question_values(ranks, name), entries[0].users
         summary: dict[str, Any] = {metric: float(values[metric].mean()) for metric in METRICS}
-        summary["standard_error"] = {metric: standard_error(values[metric]) for metric in METRICS}
+        summary["standard_error"] = {metric: standard_error(values[metric], users) for metric in METRICS}
         summary["settings"] = entries[0].settings
         if len(entries) > 1:
             summary["per_seed"] = [_seed_figures(entry) for entry in entries]
@@ -61,8 +61,10 @@ def summarise_methods(ranks: Sequence[MethodRanks]) -> dict[str, dict[str, Any]]
     return methods
 
 
-def user_values(ranks: Sequence[MethodRanks], method: str, seed: int | None = None) -> dict[str, NDArray[np.float64]]:
-    """One method's metrics, one value a user: of one seed, or the mean over all of them."""
+def question_values(
+    ranks: Sequence[MethodRanks], method: str, seed: int | None = None
+) -> dict[str, NDArray[np.float64]]:
+    """One method's metrics, one value a question: of one seed, or the mean over all of them."""
     entries = [entry for entry in ranks if entry.method == method and seed in (None, entry.seed)]
     if not entries:
         raise ValueError(f"there are no ranks of method {method!r} and seed {seed}; known: {_known(ranks)}")
@@ -82,9 +84,9 @@ def compare_methods(ranks: Sequence[MethodRanks], pairs: Sequence[tuple[str, str
         seeds = [entry.seed for entry in ranks if entry.method == a]
         shared = [seed for seed in seeds if seed in {entry.seed for entry in ranks if entry.method == b}]
         for seed in [None, *(shared if len(shared) > 1 else [])]:
-            first, second = user_values(ranks, a, seed), user_values(ranks, b, seed)
+            first, second = question_values(ranks, a, seed), question_values(ranks, b, seed)
             for metric in METRICS:
-                test = paired_test(first[metric], second[metric])
+                test = paired_test(first[metric], second[metric], ranks[0].users)
                 rows.append(
                     {
                         "a": a,

@@ -97,6 +97,24 @@ def test_standard_error():
     assert math.isnan(standard_error([1.0]))
 
 
+def test_questions_of_one_user_are_one_draw():
+    # Mean 1/2. User a departs by -1/2 + 1/2 + 1/2 in all, b by -1/2: 2 / 1 * (1/4 + 1/4) is 1, over 4 questions.
+    assert standard_error([0, 1, 1, 0], ["a", "a", "a", "b"]) == pytest.approx(1 / 4)
+    assert math.isnan(standard_error([0, 1], ["a", "a"]))
+    values = np.random.default_rng(0).random(9)
+    assert standard_error(values, [*"abcdefghi"]) == pytest.approx(standard_error(values), abs=1e-12)
+    # Each question asked ten times over tells no more than once, though 90 values look like more
+    users = [*"abcdefghi"] * 10
+    assert standard_error(np.tile(values, 10), users) == pytest.approx(standard_error(values), abs=1e-12)
+    a, b = values, values[::-1]
+    once, repeated = paired_test(a, b), paired_test(np.tile(a, 10), np.tile(b, 10), users)
+    assert repeated.users == 9
+    assert repeated.p_value == pytest.approx(once.p_value)
+    assert paired_test(np.tile(a, 10), np.tile(b, 10)).users == 90
+    with pytest.raises(ValueError, match="got 2 values and 3 users"):
+        standard_error([0, 1], ["a", "a", "b"])
+
+
 def test_paired_test_by_hand():
     # Differences 1, 0, 1, 0: mean 1/2, standard error sqrt(1/12), t = sqrt(3) at 3 degrees of freedom.
     outcome = paired_test([1, 1, 1, 0], [0, 1, 0, 0])

@@ -1,10 +1,13 @@
 """Popularity by hand; SASRec as teacher."""
 
 import dataclasses
+import json
 import math
+import shutil
 
 import pytest
 import torch
+from transformers.utils import logging
 
 from ilrec_trl.data.splits import NextItemExample, UserSequence
 from ilrec_trl.evaluation.metrics import hit_rate
@@ -57,6 +60,33 @@ def test_transition_ranks():
     assert ranks.ties.tolist() == [1, 1, 1, 3, 3, 3]
     without = transition_ranks(train, examples, trie, exclude_history=True, batch_size=4)
     assert without.starts.tolist() == [math.inf, 1, 2, 3, 3, 3]
+
+
+def test_a_teacher_no_better_than_popularity_is_warned_of(data_folder, tmp_path, caplog):
+    (tmp_path / "bestseller").mkdir()
+    shutil.copyfile(data_folder / "index.json", tmp_path / "bestseller/index.json")
+    # What is asked on validation items is item 7 alone
+    sequences = {str(user): [user % 7, 7, 7, 7, user % 7] for user in range(30)}
+    (tmp_path / "bestseller/inter.json").write_text(json.dumps(sequences))
+    config = {"hidden_size": 16, "num_attention_heads": 1, "dropout": 0.0}
+    logging.enable_propagation()
+    try:
+        options = DataOptions(data=str(tmp_path / "bestseller"))
+        prepared = prepare(options)
+        torch.manual_seed(0)
+        fresh = SASRecModel(SASRecConfig(item_ids=prepared.catalog.item_ids, **config))
+        teacher_reward(fresh, prepared, TeacherOptions())
+        assert "ranks 30 validation items no better than popularity does (NDCG@10 0." in caplog.text
+        assert " and 1.0000)" in caplog.text
+        caplog.clear()
+        # One that has learnt something, and validation items that are trained on, are not spoken of
+        teacher_reward(fresh, prepare(dataclasses.replace(options, train_on_validation=True)), TeacherOptions())
+        circle = prepare(DataOptions(data=str(data_folder)))
+        short = TeacherOptions(sasrec_epochs=40, sasrec_folds=1, sasrec_hidden_size=16, sasrec_dropout=0.0)
+        teacher_reward(train_teacher(circle, short, tmp_path / "sasrec", seed=0), circle, TeacherOptions())
+        assert "popularity" not in caplog.text
+    finally:
+        logging.disable_propagation()
 
 
 def test_a_share_of_the_rewards_is_that_of_transitions(data_folder, tmp_path):

@@ -39,6 +39,18 @@ def test_summary_of_two_seeds_is_their_mean():
     assert [(figures["seed"], figures["hit@10"]) for figures in summary["per_seed"]] == [(0, 1 / 2), (1, 1)]
 
 
+def test_users_with_several_questions_are_what_was_drawn():
+    entries = [ranks("ILRec", [1, 1, 1, INF], seed=0), ranks("SFT", [INF, INF, INF, INF], seed=0)]
+    for entry in entries:
+        entry.users = ["u0", "u0", "u0", "u1"]
+    summary = summarise_methods(entries)["ILRec"]
+    assert summary["hit@1"] == 3 / 4
+    # Departures 1/4 + 1/4 + 1/4 and -3/4: 2 / 1 * (9/16 + 9/16), over 4 questions.
+    assert summary["standard_error"]["hit@1"] == pytest.approx(math.sqrt(2 * 18 / 16) / 4)
+    (row,) = [row for row in compare_methods(entries, [("ILRec", "SFT")]) if row["metric"] == "hit@1"]
+    assert row["standard_error"] == pytest.approx(math.sqrt(2 * 18 / 16) / 4)
+
+
 def test_comparison_over_and_within_seeds():
     entries = [
         ranks("ILRec", [1, 1, 1, INF], seed=0),
