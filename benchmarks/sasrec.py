@@ -33,7 +33,7 @@ from benchmarks.measurements import compare, write_results  # noqa: E402
 from benchmarks.rewards import peak_mib  # noqa: E402
 from ilrec_trl import Interactions, SASRecConfig, generate_store, train_sasrec  # noqa: E402
 from ilrec_trl.data.splits import NextItemExample, Splits, UserSequence  # noqa: E402
-from ilrec_trl.rewards.sasrec_training import sasrec_training_arguments  # noqa: E402
+from ilrec_trl.rewards.sasrec_arguments import sasrec_training_arguments  # noqa: E402
 
 
 #: Items, number of negatives (`None`: the default), and steps of each case of the catalogue table.

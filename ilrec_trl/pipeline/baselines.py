@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from transformers import TrainingArguments
 from transformers.utils import logging
 
 from ..data.splits import NextItemExample, UserSequence, sample
@@ -21,8 +20,9 @@ from ..report.results import MethodRanks
 from ..rewards.combined_rewards import EnsembleReward
 from ..rewards.rewards import RewardFunc, SASRecReward
 from ..rewards.sasrec import SASRecConfig, SASRecModel
+from ..rewards.sasrec_arguments import SASRecTrainingArguments, sasrec_training_arguments
 from ..rewards.sasrec_group import GROUP_FILE, SASRecGroup, check_group, train_sasrec_group
-from ..rewards.sasrec_training import evaluate_sasrec, sasrec_training_arguments, train_sasrec
+from ..rewards.sasrec_training import evaluate_sasrec, train_sasrec
 from ..rewards.transitions import TransitionReward
 from .options import InputError
 from .prepare import PreparedData, input_errors
@@ -150,7 +150,9 @@ def teacher_config(options: TeacherOptions) -> SASRecConfig:
     return config
 
 
-def teacher_arguments(options: TeacherOptions, output_dir: str | Path, seed: int, **fixed: Any) -> TrainingArguments:
+def teacher_arguments(
+    options: TeacherOptions, output_dir: str | Path, seed: int, **fixed: Any
+) -> SASRecTrainingArguments:
     """How SASRec is trained, by its own defaults where an option is None."""
     changes = {
         "num_train_epochs": options.sasrec_epochs,
@@ -172,7 +174,8 @@ def teacher_settings(model: SASRecModel | SASRecGroup, options: TeacherOptions, 
         return settings | {"loaded_from": options.sasrec}
     args = teacher_arguments(options, "unused", seed)
     budget = ("learning_rate", "num_train_epochs", "per_device_train_batch_size")
-    return settings | {name: getattr(args, name) for name in budget} | {"seed": seed}
+    settings |= {name: getattr(args, name) for name in budget}
+    return settings | ({"min_steps": args.min_steps} if args.min_steps else {}) | {"seed": seed}
 
 
 def teacher_ranks(

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from ..rewards.sasrec import SASRecModel
+from ..rewards.sasrec_arguments import num_sasrec_steps
 from ..rewards.sasrec_training import sasrec_optimizer
 from .baselines import teacher_arguments, teacher_config
 from .environment import default_device
@@ -103,7 +104,7 @@ def _sasrec(prepared: PreparedData, teacher: TeacherOptions) -> float:
         optimizer.step()
         optimizer.zero_grad()
 
-    steps = math.ceil(rows / args.per_device_train_batch_size) * args.num_train_epochs
+    steps = num_sasrec_steps(args, rows)
     folds, members = teacher.folds, teacher.members
     # Each of a member's folds is left out once
     trainings = members * max(1, folds - 1)

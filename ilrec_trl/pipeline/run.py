@@ -1,4 +1,4 @@
-"""The main job: popularity, SASRec, SFT and ILRec on one data set, compared on its test split."""
+"""The main job: popularity, transitions, SASRec, SFT and ILRec on one data set, compared on its test split."""
 
 from __future__ import annotations
 
@@ -23,6 +23,7 @@ from .baselines import (
     teacher_reward,
     teacher_settings,
     train_teacher,
+    transition_ranks,
 )
 from .environment import device, revision, versions
 from .estimate import estimate_seconds
@@ -40,7 +41,10 @@ if TYPE_CHECKING:
     from ..rewards.sasrec_group import SASRecGroup
 
 COMPARED = {method: METHODS[method] for method in ("sft", "ilrec")}
-PAIRS = [("ILRec", "SFT"), ("ILRec", "SASRec"), ("SFT", "SASRec"), ("SASRec", "popularity")]
+PAIRS = [
+    *(("ILRec", "SFT"), ("ILRec", "SASRec"), ("SFT", "SASRec")),
+    *(("ILRec", "transitions"), ("SASRec", "transitions"), ("SASRec", "popularity")),
+]
 
 
 @dataclass
@@ -140,10 +144,11 @@ class Run:
         teacher: SASRecModel | SASRecGroup,
         settings: dict[tuple[str, int], dict[str, Any]],
     ) -> list[MethodRanks]:
-        test, exclude = prepared.splits.test, self.evaluation.exclude_history
+        train, test, exclude = prepared.splits.train, prepared.splits.test, self.evaluation.exclude_history
         with self._stage("evaluate baselines"):
             ranks = [
-                popularity_ranks(prepared.splits.train, test, prepared.catalog.item_ids, exclude),
+                popularity_ranks(train, test, prepared.catalog.item_ids, exclude),
+                transition_ranks(train, test, prepared.item_trie, exclude),
                 teacher_ranks(teacher, test, teacher_settings(teacher, self.teacher, self.options.seeds[0]), exclude),
             ]
         for (method, seed), used in settings.items():

@@ -14,7 +14,10 @@ class TeacherOptions:
     sasrec_dropout: float | None = field(default=None, metadata={"help": "Dropout of SASRec. None: 0.5."})
     sasrec_learning_rate: float | None = field(default=None, metadata={"help": "Its peak learning rate. None: 0.001."})
     sasrec_epochs: float | None = field(
-        default=None, metadata={"help": "Its epochs at most; the best on validation counts. None: 14."}
+        default=None,
+        metadata={
+            "help": "Its epochs at most; the best on validation counts. None: 14, or 2,000 updates if those are more."
+        },
     )
     sasrec_batch_size: int | None = field(default=None, metadata={"help": "Users a batch of SASRec. None: 64."})
     sasrec_folds: int | None = field(

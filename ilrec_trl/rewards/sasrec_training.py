@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -23,6 +22,7 @@ from transformers.utils import logging
 
 from ..data.splits import LazyRows, NextItemExample, Splits, UserSequence
 from .sasrec import SASRecModel
+from .sasrec_arguments import with_min_steps
 from .sasrec_config import SASRecConfig
 from .sequence_batches import ItemSequences, collate_sequences, length_batches
 from .sparse_adam import SparseRowsAdam, clip_sparse_grad_norm
@@ -31,33 +31,6 @@ from .sparse_adam import SparseRowsAdam, clip_sparse_grad_norm
 logger = logging.get_logger(__name__)
 
 _SCORES_AT_ONCE = 1 << 24  # how many item scores are in memory while targets are ranked: 64 MiB
-
-
-def sasrec_training_arguments(output_dir: str | Path, **changes: Any) -> TrainingArguments:
-    """
-    Settings that work on the Amazon data sets: keep the best epoch on validation users.
-
-    Args:
-        output_dir (`str` or `Path`): Where checkpoints go.
-        **changes: Fields of [`transformers.TrainingArguments`] to set otherwise.
-    """
-    settings: dict[str, Any] = {
-        "num_train_epochs": 14,
-        "per_device_train_batch_size": 64,
-        "per_device_eval_batch_size": 512,
-        "learning_rate": 1e-3,
-        "lr_scheduler_type": "linear",
-        "train_sampling_strategy": "group_by_length",
-        "eval_strategy": "epoch",
-        "save_strategy": "epoch",
-        "logging_strategy": "epoch",
-        "save_total_limit": 1,
-        "load_best_model_at_end": True,
-        "metric_for_best_model": "ndcg@10",
-        "greater_is_better": True,
-        "report_to": "none",
-    }
-    return TrainingArguments(output_dir=str(output_dir), **(settings | changes))
 
 
 def train_sasrec(
@@ -73,8 +46,8 @@ def train_sasrec(
     """
     Train a [`SASRecModel`] on whole user sequences, each item after the first being a target.
 
-    After every epoch all validation users are ranked (`eval_hit@10`, `eval_ndcg@10`, `eval_mrr`); test users are never
-    looked at.
+    After every epoch, or 20 times where `args.min_steps` makes for more of them, all validation users are ranked
+    (`eval_hit@10`, `eval_ndcg@10`, `eval_mrr`); test users are never looked at.
 
     Over 100,000 items (`SASRecConfig.num_sampled_negatives` says otherwise) the loss is a
     [`~rewards.sampled_softmax.sampled_softmax_loss`], and Adam updates the vectors of the items that took part alone,
@@ -108,10 +81,11 @@ def train_sasrec(
             f"SASRec of {len(item_ids):,} items: each step draws {config.samples_items:,} of them as negatives for a "
             "sampled softmax. `SASRecConfig(num_sampled_negatives=0)` computes it over all."
         )
+    rows = _training_rows(model, splits.train)
     trainer = _SASRecTrainer(
         model=model,
-        args=args,
-        train_dataset=_training_rows(model, splits.train),
+        args=with_min_steps(args, len(rows)),
+        train_dataset=rows,
         eval_dataset=_evaluation_rows(model, splits.validation),
         data_collator=collate_sequences,
         compute_metrics=_ranking_quality,

@@ -43,7 +43,7 @@ def test_results_have_the_agreed_form(results):
     assert {"name", "users", "items", "interactions", "test_users"} <= set(results["data"])
     assert results["data"]["test_users"] == NUM_USERS
     assert results["seeds"] == [0, 1]
-    assert list(results["methods"]) == ["popularity", "SASRec", "SFT", "ILRec"]
+    assert list(results["methods"]) == ["popularity", "transitions", "SASRec", "SFT", "ILRec"]
     for method in results["methods"].values():
         assert set(method) >= {*METRICS, "standard_error", "settings"}
         assert set(method["standard_error"]) == set(METRICS)
@@ -66,7 +66,7 @@ def test_sft_and_ilrec_had_the_same_budget(results):
 
 def test_ranks_of_every_user_give_the_metrics(run_folder, results):
     rows = pq.read_table(run_folder / "ranks.parquet").to_pylist()
-    assert len(rows) == NUM_USERS * (2 + 2 * 2)
+    assert len(rows) == NUM_USERS * (3 + 2 * 2)
     for name, method in results["methods"].items():
         each = [naive_expected_metrics(row["rank"] or math.inf, row["ties"]) for row in rows if row["method"] == name]
         for metric in METRICS:
