@@ -72,8 +72,8 @@ def num_sasrec_steps(args: TrainingArguments, num_rows: int) -> int:
 
 def with_min_steps(args: TrainingArguments, num_rows: int) -> TrainingArguments:
     """The arguments with as many steps as `min_steps` asks for."""
-    steps = num_sasrec_steps(args, num_rows)
-    if steps != getattr(args, "min_steps", 0):
+    steps, least = num_sasrec_steps(args, num_rows), getattr(args, "min_steps", 0)
+    if not least or steps > least:
         return args
     args = copy.copy(args)
     args.max_steps = steps

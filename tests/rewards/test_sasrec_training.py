@@ -4,13 +4,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from transformers import TrainerCallback
+from transformers import TrainerCallback, TrainingArguments
 
 from ilrec_trl.data.interactions import Interactions
 from ilrec_trl.data.splits import NextItemExample, Splits, UserSequence
 from ilrec_trl.rewards import sasrec_training
 from ilrec_trl.rewards.sasrec import SASRecConfig, SASRecModel
-from ilrec_trl.rewards.sasrec_arguments import sasrec_training_arguments
+from ilrec_trl.rewards.sasrec_arguments import num_sasrec_steps, sasrec_training_arguments
 from ilrec_trl.rewards.sasrec_training import (
     _ranking_quality,
     _training_rows,
@@ -100,6 +100,27 @@ class TestTrainSASRec:
         assert 4 <= len(by_epoch) < 40
         assert by_epoch[-1] < max(by_epoch)
         assert 1 / evaluate_sasrec(model, splits.validation)[0] == pytest.approx(max(by_epoch))
+
+    def test_few_users_are_gone_through_more_often(self, tmp_path):
+        splits, seen = cyclic_splits(), []  # 72 rows of one batch and a half
+
+        def steps(_, args, state, control, **kwargs):
+            seen.append(state.global_step)
+
+        callback = type("Watch", (TrainerCallback,), {"on_evaluate": steps})()
+        settings = sasrec_training_arguments(tmp_path, use_cpu=True, disable_tqdm=True, min_steps=50)
+        train_sasrec(splits, ITEMS, settings, config=small_config(), patience=None, callbacks=[callback])
+        assert seen == [*range(3, 50, 3), 50]  # 14 epochs would be 28
+        assert settings.max_steps == -1  # the caller's own are left as they are
+
+    def test_how_long_it_trains(self, tmp_path):
+        default = sasrec_training_arguments(tmp_path, use_cpu=True)
+        assert num_sasrec_steps(default, 640) == 2_000  # 14 epochs of 10
+        assert num_sasrec_steps(default, 64_000) == 14_000
+        assert num_sasrec_steps(sasrec_training_arguments(tmp_path, use_cpu=True, num_train_epochs=3), 640) == 30
+        assert num_sasrec_steps(sasrec_training_arguments(tmp_path, use_cpu=True, max_steps=7), 640) == 7
+        assert num_sasrec_steps(sasrec_training_arguments(tmp_path, use_cpu=True, min_steps=0), 640) == 140
+        assert num_sasrec_steps(TrainingArguments(str(tmp_path), use_cpu=True, num_train_epochs=2), 80) == 20
 
     def test_without_a_bound_on_gradients_sampling_trains_too(self, tmp_path):
         config = small_config()
