@@ -65,7 +65,7 @@ def read_delimited(
         encoding (`"utf-8"` or `"latin-1"`, *optional*, defaults to `"utf-8"`): Of the file; the rows are UTF-8.
     """
     bad, header = BadRows(path.name, "line"), 0 if names else 1
-    names = _header(path, delimiter) if names is None else names
+    names = read_header(path, delimiter) if names is None else names
     chosen = roles(names)
     quoted = delimiter == ","
     unreadable: list[int] = []
@@ -110,7 +110,8 @@ def read_delimited(
     return RawRows(table, bad, line_numbers(header + 1, len(table), skipped))
 
 
-def _header(path: Path, delimiter: str) -> list[str]:
+def read_header(path: Path, delimiter: str) -> list[str]:
+    """Names of the columns, from the first line."""
     with open_bytes(path) as file:
         line = file.readline().rstrip(b"\r\n")
     try:

@@ -129,7 +129,8 @@ def _sums_of_users(values: Floats, users: Sequence[Any] | None) -> Floats:
         return values
     if len(users) != len(values):
         raise ValueError(f"got {len(values)} values and {len(users)} users; expected the user of each value")
-    return np.bincount(np.unique(np.asarray(users), return_inverse=True)[1], values).astype(np.float64)
+    numbers = {user: number for number, user in enumerate(dict.fromkeys(users))}
+    return np.bincount([numbers[user] for user in users], values).astype(np.float64)
 
 
 @dataclass(frozen=True)
@@ -164,7 +165,8 @@ def paired_test(a: ArrayLike, b: ArrayLike, users: Sequence[Any] | None = None) 
         [`PairedTest`]
 
     Raises:
-        `ValueError`: when the arrays differ in shape or hold fewer than two users.
+        `ValueError`: when the arrays differ in shape or hold fewer than two questions. Of one user's questions alone
+            the standard error and the p-value are `nan`.
     """
     first, second = np.asarray(a, dtype=np.float64), np.asarray(b, dtype=np.float64)
     if first.shape != second.shape or first.ndim != 1 or first.size < 2:

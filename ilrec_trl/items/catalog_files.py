@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 # Files of titles that are known by name, as RecBole and MovieLens have them.
 _TITLE_FILES = ("*.item", "movies.dat", "movies.csv")
+_WITHOUT_HEADER = {"movies.dat": ["item", "title", "genres"], "u.item": ["item", "title", *map(str, range(22))]}
 # Where nothing else is said, the first of these names that a source has.
 _COLUMNS = {
     "item": ("item", "item_id", "itemId", "parent_asin", "asin", "movieId", "id"),
@@ -92,8 +93,10 @@ def read_titles(
             without a title, by name; a file of another format.
     """
     further = [name for name in fields if name not in _COLUMNS]
-    rows = _read(source, dict(columns or {}), further)
+    same: dict[str, str] = {}
+    rows = _read(source, dict(columns or {}), further, same)
     texts = {role: _texts(rows.table[role]) for role in rows.table.column_names}
+    texts |= {name: texts[role] for name, role in same.items()}
     wanted = None if items is None else {str(item) for item in items}
     found = ItemTitles({}, {}, rows.bad)
     problems: dict[str, list[int]] = {}
@@ -166,14 +169,24 @@ def _decode(value: bytes | None) -> str | None | _Unreadable:
         return _Unreadable("not UTF-8")
 
 
-def _read(source: Any, columns: dict[str, str], further: list[str]) -> RawRows:
-    """Rows with the columns `item`, `title`, where there is one `brand`, and the further ones."""
+def _read(source: Any, columns: dict[str, str], further: list[str], same: dict[str, str]) -> RawRows:
+    """
+    Rows with the columns `item`, `title`, where there is one `brand`, and the further ones; those whose column is read
+    already are put into `same`, with the name that it has there.
+    """
     from ..data.json_rows import read_json_lines
     from ..data.table_rows import read_parquet, read_table
     from ..data.text_rows import read_delimited
 
     def roles(names: list[str]) -> dict[str, str]:
-        return _roles(names, columns) | _further(names, further)
+        chosen = _roles(names, columns)
+        for name, column in _further(names, further).items():
+            known = [role for role, other in chosen.items() if other == column]
+            if known:
+                same[name] = known[0]
+            else:
+                chosen[name] = column
+        return chosen
 
     if not isinstance(source, str | Path):
         return read_table(source, roles)
@@ -182,9 +195,9 @@ def _read(source: Any, columns: dict[str, str], further: list[str]) -> RawRows:
         raise FileNotFoundError(f"There is no file {path}.")
     name = path.name.removesuffix(".gz")
     if name == "movies.dat":
-        return read_delimited(path, "::", roles, ["item", "title", "genres"], "latin-1")
+        return read_delimited(path, "::", roles, _WITHOUT_HEADER[name], "latin-1")
     if name == "u.item":
-        return read_delimited(path, "|", roles, ["item", "title", *map(str, range(22))], "latin-1")
+        return read_delimited(path, "|", roles, _WITHOUT_HEADER[name], "latin-1")
     if name.endswith((".item", ".tsv")):
         return read_delimited(path, "\t", roles)
     if name.endswith(".csv"):
@@ -225,6 +238,16 @@ def _roles(names: list[str], columns: dict[str, str]) -> dict[str, str]:
                 f"No column {' or '.join(map(repr, wanted))} among {names}; name yours with columns={{{role!r}: ...}}."
             )
     return chosen
+
+
+def read_columns(path: Path) -> list[str]:
+    """Names of the columns of a delimited file, without RecBole's types."""
+    from ..data.text_rows import read_header
+
+    name = path.name.removesuffix(".gz")
+    if name in _WITHOUT_HEADER:
+        return _WITHOUT_HEADER[name]
+    return list(_bare(read_header(path, "," if name.endswith(".csv") else "\t")))
 
 
 def find_title_file(folder: str | Path) -> Path | None:

@@ -20,7 +20,7 @@ from ..report.results import MethodRanks
 from ..rewards.combined_rewards import EnsembleReward
 from ..rewards.rewards import RewardFunc, SASRecReward
 from ..rewards.sasrec import SASRecConfig, SASRecModel
-from ..rewards.sasrec_arguments import SASRecTrainingArguments, sasrec_training_arguments
+from ..rewards.sasrec_arguments import MIN_STEPS_UNSEEN, SASRecTrainingArguments, sasrec_training_arguments
 from ..rewards.sasrec_group import GROUP_FILE, SASRecGroup, check_group, train_sasrec_group
 from ..rewards.sasrec_training import evaluate_sasrec, train_sasrec
 from ..rewards.transitions import TransitionReward
@@ -63,7 +63,10 @@ def train_teacher(
         return teacher
     # Validation items that are trained on can choose no epoch.
     whole = prepared.options.train_on_validation
-    fixed = {"eval_strategy": "no", "save_strategy": "no", "load_best_model_at_end": False} if whole else {}
+    fixed: dict[str, Any] = {}
+    if whole:
+        fixed = {"eval_strategy": "no", "save_strategy": "no", "load_best_model_at_end": False}
+        fixed |= {"min_steps": MIN_STEPS_UNSEEN} if options.sasrec_epochs is None else {}
     args = teacher_arguments(options, Path(output_dir) / "checkpoints", seed, **fixed)
     data = prepared.splits, prepared.catalog.item_ids, args
     settings: dict[str, Any] = {"config": teacher_config(options), "patience": None if whole else 2}
@@ -116,9 +119,10 @@ def _warn_of_a_weak_teacher(teacher: SASRecModel | SASRecGroup, prepared: Prepar
     if prepared.options.train_on_validation or not examples:
         return
     popularity = popularity_ranks(prepared.splits.train, examples, prepared.catalog.item_ids)
-    own, counted = (
-        float(ndcg(each.starts, each.ties, 10).mean()) for each in (teacher_ranks(teacher, examples, {}), popularity)
-    )
+    counted = float(ndcg(popularity.starts, popularity.ties, 10).mean())
+    # Each user of the training is scored by few of the models, so not their mean probability counts but their mean
+    each = [evaluate_sasrec(model, examples) for model in _models(teacher)]
+    own = float(np.mean([ndcg(ranks, np.ones(len(ranks)), 10).mean() for ranks in each]))
     if own <= counted:
         logger.warning(
             f"SASRec ranks {len(examples):,} validation items no better than popularity does (NDCG@10 {own:.4f} and "
@@ -138,6 +142,10 @@ def _temperature(teacher: SASRecModel | SASRecGroup, options: TeacherOptions) ->
     if not isinstance(teacher, SASRecGroup) or teacher.temperature is None:
         raise InputError(_CALIBRATION)
     return teacher.temperature
+
+
+def _models(teacher: SASRecModel | SASRecGroup) -> Sequence[SASRecModel]:
+    return teacher.models if isinstance(teacher, SASRecGroup) else [teacher]
 
 
 def teacher_config(options: TeacherOptions) -> SASRecConfig:
@@ -185,8 +193,7 @@ def teacher_ranks(
     exclude_history: bool = False,
 ) -> MethodRanks:
     """Ranks of SASRec over all items; of several, by their mean probability."""
-    models = model.models if isinstance(model, SASRecGroup) else [model]
-    ranks = evaluate_sasrec(models, examples, exclude_history=exclude_history).astype(np.float64)
+    ranks = evaluate_sasrec(_models(model), examples, exclude_history=exclude_history).astype(np.float64)
     users = [example.user for example in examples]
     return MethodRanks("SASRec", users, ranks, np.ones(len(users), dtype=np.int64), settings=settings)
 

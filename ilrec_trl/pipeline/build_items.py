@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..items.catalog_files import find_title_file, read_titles
+from ..items.catalog_files import find_title_file, read_columns, read_titles
 from ..items.item_encoder import ItemEncoder
 from ..items.semantic_id_files import find_json, read_index, read_json, write_lc_rec, write_minionerec
 from ..items.semantic_ids import SemanticIds, build_semantic_ids
-from ..items.text_vectors import SentenceEncoder, template_fields
+from ..items.text_vectors import FIELDS, SentenceEncoder, template_fields
 from ..items.titles import clean_title
 from ..report.semantic_id_report import write_semantic_id_report
 from .item_options import (
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 Items = dict[str, dict[str, Any]]
-_TABLES = (".item", ".dat", ".csv", ".tsv", ".parquet", ".jsonl")
+_TABLES = (".item", ".csv", ".tsv", "movies.dat")
 
 
 def build_items(
@@ -51,7 +51,7 @@ def build_items(
         origin, folder = Path(source.items).resolve(), Path(source.output_dir).resolve()
         if folder in (origin, origin.parent):
             raise ValueError(f"--output_dir {source.output_dir} holds the items; give another folder")
-        items = _read_items(source.items, _fields(text.fields, text.text_template))
+        items = _read_items(source.items, _fields(text.fields, text.text_template), source.bad_rows)
         encoder = None
         if source.vectors is not None:
             if collaborative.sasrec is not None:
@@ -89,7 +89,8 @@ def add_items(source: ItemSourceOptions, new: NewItemOptions) -> dict[str, Any]:
         before, known = SemanticIds.load(folder), _read_items(folder)
         own = source.vectors is not None
         encoder = None if own or not (folder / "encoder.json").is_file() else ItemEncoder.load(folder)
-        given = _read_items(source.items, _fields(encoder.fields, encoder.template) if encoder else ())
+        fields = _fields(encoder.fields, encoder.template) if encoder else None
+        given = _read_items(source.items, fields, source.bad_rows)
         items = {item_id: about for item_id, about in given.items() if item_id not in before.item_ids}
         if not items:
             raise ValueError(f"all {len(given)} items have semantic IDs already; there is nothing to add")
@@ -115,10 +116,8 @@ def report_items(options: ItemReportOptions) -> dict[str, Any]:
     """
     with input_errors():
         index = read_index(_find(options.data, "index.json"))
-        try:
-            items = _read_items(options.data)
-        except FileNotFoundError:
-            items = {}
+        about = find_json(options.data, "item.json")
+        items = {} if about is None else _read_items(about)
         return write_semantic_id_report(options.output_dir, index, _titles(items))
 
 
@@ -184,20 +183,22 @@ def _write(
     return write_semantic_id_report(folder, ids.to_dict(), _titles(items), ids.figures, ids.sizes)
 
 
-def _fields(fields: Sequence[str] | None, template: str | None) -> Sequence[str]:
-    """Fields that were asked for by name."""
-    return template_fields(template) if template is not None else fields or ()
+def _fields(fields: Sequence[str] | None, template: str | None) -> Sequence[str] | None:
+    """Fields that were asked for by name; `None` for the usual ones."""
+    return template_fields(template) if template is not None else fields
 
 
-def _read_items(path: str | Path, fields: Sequence[str] = ()) -> Items:
-    """What is known of the items; of a table their titles, brands and the further `fields` alone."""
+def _read_items(path: str | Path, fields: Sequence[str] | None = None, bad_rows: str = "raise") -> Items:
+    """What is known of the items; of a table their titles, brands and `fields`, by default the usual ones it has."""
     path = Path(path)
     if path.is_dir():
         path = find_title_file(path) or _find(path, "item.json")
     if not path.is_file():
         raise FileNotFoundError(f"there is no file or folder {path}; give item.json or a folder that holds one")
     if path.name.removesuffix(".gz").endswith(_TABLES):
-        found = read_titles(path, fields=fields)
+        columns = read_columns(path)
+        usual = [name for name in FIELDS if name in columns]
+        found = read_titles(path, fields=usual if fields is None else fields, bad_rows=bad_rows)
         brands = {item_id: {"brand": brand} for item_id, brand in found.brands.items()}
         return {
             item_id: {"title": title} | brands.get(item_id, {}) | found.fields.get(item_id, {})

@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 ILREC_FACTOR = 1.15
 # SASRec usually stops before its last epoch.
 SASREC_SHARE = 0.8
+# And, where users are few, long before its least number of updates.
+MIN_STEPS_SHARE = 0.5
 # Collating, logging and the like, in seconds a training step.
 STEP_OVERHEAD = 0.01
 # Preparing a data set and writing checkpoints, in seconds a training.
@@ -104,11 +106,12 @@ def _sasrec(prepared: PreparedData, teacher: TeacherOptions) -> float:
         optimizer.step()
         optimizer.zero_grad()
 
+    trainings = teacher.members * teacher.folds
+    if teacher.folds > 1:  # each is trained without one of them
+        rows = math.ceil(rows * (1 - 1 / teacher.folds))
     steps = num_sasrec_steps(args, rows)
-    folds, members = teacher.folds, teacher.members
-    # Each of a member's folds is left out once
-    trainings = members * max(1, folds - 1)
-    return members * folds * STAGE_OVERHEAD + trainings * SASREC_SHARE * steps * (_time(step) + STEP_OVERHEAD)
+    share = SASREC_SHARE if steps > args.min_steps else MIN_STEPS_SHARE
+    return trainings * (STAGE_OVERHEAD + share * steps * (_time(step) + STEP_OVERHEAD))
 
 
 def _time(action: Callable[[], object], repeats: int = 3) -> float:

@@ -11,15 +11,20 @@ class ItemSourceOptions:
     items: str = field(
         metadata={
             "help": "item.json or <name>.item.json, {item: {title, brand, ...}}; RecBole's .item, movies.dat, a "
-            "CSV, TSV or Parquet file, JSON lines (.jsonl); also .gz; or a folder that holds one."
+            "CSV or TSV file; also .gz; or a folder that holds one."
         }
     )
-    output_dir: str = field(metadata={"help": "Folder that receives the IDs; `ilrec run --data` takes it."})
+    output_dir: str = field(
+        metadata={"help": "Folder that receives the IDs: `ilrec run --data`, or --items where it has no inter.json."}
+    )
     vectors: str | None = field(
         default=None, metadata={"help": "Vectors of your own instead of the texts': an .npy file, one row an item."}
     )
     vector_ids: str | None = field(
         default=None, metadata={"help": "Item ids of the rows of --vectors: a text file, one a line, or a JSON list."}
+    )
+    bad_rows: Literal["raise", "drop"] = field(
+        default="raise", metadata={"help": "Bad rows of a table: 'raise' stops, 'drop' goes on without those items."}
     )
 
 
@@ -29,9 +34,7 @@ class TextVectorOptions:
 
     fields: list[str] | None = field(
         default=None,
-        metadata={
-            "help": "Fields of an item to join. None: title, brand, categories, description; of tables title, brand."
-        },
+        metadata={"help": "Fields of an item to join. None: title, brand, categories, description."},
     )
     text_template: str | None = field(
         default=None, metadata={"help": "Format string instead of --fields, such as '{title} by {brand}'."}

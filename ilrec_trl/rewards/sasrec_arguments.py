@@ -13,6 +13,8 @@ from transformers.trainer_utils import IntervalStrategy
 
 
 MIN_STEPS = 2_000
+# Where no validation items are left to end it early: the best came after 200 to 1,000 updates, see docs/rewards.md.
+MIN_STEPS_UNSEEN = 500
 _NUM_EVALUATIONS = 20
 
 
@@ -65,20 +67,23 @@ def num_sasrec_steps(args: TrainingArguments, num_rows: int) -> int:
     """Number of updates that `args` ask for with so many training rows, `min_steps` counted."""
     if args.max_steps > 0:
         return args.max_steps
-    batch = args.per_device_train_batch_size * args.gradient_accumulation_steps * args.world_size
-    steps = math.ceil(math.ceil(num_rows / batch) * args.num_train_epochs)
-    return max(steps, getattr(args, "min_steps", 0))
+    return max(_steps_of_epochs(args, num_rows), getattr(args, "min_steps", 0))
+
+
+def _steps_of_epochs(args: TrainingArguments, num_rows: int) -> int:
+    batch = args.train_batch_size * args.gradient_accumulation_steps * args.world_size
+    return math.ceil(math.ceil(num_rows / batch) * args.num_train_epochs)
 
 
 def with_min_steps(args: TrainingArguments, num_rows: int) -> TrainingArguments:
     """The arguments with as many steps as `min_steps` asks for."""
-    steps, least = num_sasrec_steps(args, num_rows), getattr(args, "min_steps", 0)
-    if not least or steps > least:
+    least = getattr(args, "min_steps", 0)
+    if args.max_steps > 0 or _steps_of_epochs(args, num_rows) >= least:
         return args
     args = copy.copy(args)
-    args.max_steps = steps
+    args.max_steps = least
     for name in ("eval", "save", "logging"):
         if getattr(args, f"{name}_strategy") == "epoch":
             setattr(args, f"{name}_strategy", IntervalStrategy.STEPS)
-            setattr(args, f"{name}_steps", math.ceil(steps / _NUM_EVALUATIONS))
+            setattr(args, f"{name}_steps", math.ceil(least / _NUM_EVALUATIONS))
     return args

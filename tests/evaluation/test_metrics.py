@@ -111,6 +111,10 @@ def test_questions_of_one_user_are_one_draw():
     assert repeated.users == 9
     assert repeated.p_value == pytest.approx(once.p_value)
     assert paired_test(np.tile(a, 10), np.tile(b, 10)).users == 90
+    assert standard_error([0, 1, 1, 0], [("a", 1), ("a", 1), ("a", 1), None]) == pytest.approx(1 / 4)
+    alone = paired_test([0, 1], [1, 1], ["a", "a"])
+    assert (alone.difference, alone.users) == (-0.5, 1)
+    assert math.isnan(alone.p_value)
     with pytest.raises(ValueError, match="got 2 values and 3 users"):
         standard_error([0, 1], ["a", "a", "b"])
 

@@ -70,6 +70,25 @@ def test_tables_and_columns_of_other_names(tmp_path):
         read_titles(pa.table(columns), columns={"rating": "x"})
 
 
+def test_further_fields(tmp_path):
+    columns = {"parent_asin": ["B1", "B2"], "title": ["Lute", "Harp"], "store": ["Lyon", None], "year": [1995, 1996]}
+    pa.parquet.write_table(pa.table(columns), tmp_path / "items.parquet")
+    (tmp_path / "items.jsonl").write_text(
+        '{"parent_asin": "B1", "title": "Lute", "store": "Lyon", "year": 1995}\n'
+        '{"parent_asin": "B2", "title": "Harp", "store": null, "year": 1996}\n{"title": "Drum"}\n'
+    )
+    (tmp_path / "items.item").write_text(
+        "item_id:token\ttitle:token_seq\tstore:token\tyear:token\nB1\tLute\tLyon\t1995\nB2\tHarp\t\t1996\n"
+    )
+    for name in ("items.parquet", "items.jsonl", "items.item"):
+        # The brand is read from `store`, which is asked for by its own name too
+        found = read_titles(tmp_path / name, fields=["store", "year", "title"], bad_rows="drop")
+        assert found.brands == {"B1": "Lyon"}
+        assert found.fields == {"B1": {"store": "Lyon", "year": "1995"}, "B2": {"year": "1996"}}
+    with pytest.raises(ValueError, match=r"No column 'price' among .*name columns that there are"):
+        read_titles(tmp_path / "items.item", fields=["price"])
+
+
 def test_titles_of_movie_lens_are_latin_1(tmp_path):
     (tmp_path / "movies.dat").write_bytes("1::Misérables, Les (1995)::Drama\n".encode("latin-1"))
     assert read_titles(tmp_path / "movies.dat").titles == {"1": "Misérables, Les (1995)"}

@@ -25,6 +25,7 @@ from ilrec_trl.pipeline.options import DataOptions, InputError
 from ilrec_trl.pipeline.prepare import prepare
 from ilrec_trl.pipeline.teacher_options import TeacherOptions
 from ilrec_trl.rewards.sasrec import SASRecConfig, SASRecModel
+from ilrec_trl.rewards.sasrec_arguments import num_sasrec_steps
 from ilrec_trl.rewards.transitions import TransitionReward
 
 
@@ -60,6 +61,23 @@ def test_transition_ranks():
     assert ranks.ties.tolist() == [1, 1, 1, 3, 3, 3]
     without = transition_ranks(train, examples, trie, exclude_history=True, batch_size=4)
     assert without.starts.tolist() == [math.inf, 1, 2, 3, 3, 3]
+
+
+@pytest.mark.parametrize(
+    ("whole", "epochs", "steps"), [(False, None, 2_000), (True, None, 500), (True, 2, 2), (False, 2, 2)]
+)
+def test_without_validation_items_fewer_updates_have_to_do(data_folder, tmp_path, monkeypatch, whole, epochs, steps):
+    """Nothing would end 2,000 updates early, long after the best ones."""
+    asked = []
+
+    def train(splits, item_ids, args, **settings):
+        asked.append(num_sasrec_steps(args, len(splits.train)))
+        return SASRecModel(SASRecConfig(item_ids=item_ids, hidden_size=8, num_attention_heads=1))
+
+    monkeypatch.setattr("ilrec_trl.pipeline.baselines.train_sasrec", train)
+    prepared = prepare(DataOptions(data=str(data_folder), train_on_validation=whole))
+    train_teacher(prepared, TeacherOptions(sasrec_folds=1, sasrec_epochs=epochs), tmp_path, seed=0)
+    assert asked == [steps]
 
 
 def test_a_teacher_no_better_than_popularity_is_warned_of(data_folder, tmp_path, caplog):

@@ -100,6 +100,27 @@ def test_items_of_recboles_files(tmp_path, fields, capsys):
     assert "No column 'genre' among ['item_id:token'" in capsys.readouterr().err
 
 
+def test_tables_of_items(tmp_path, capsys):
+    """The usual fields are read by themselves; bad rows may be left out; a report needs no titles."""
+    rows = [f"{n},thing,{KINDS[n % 3]}" for n in range(NUM_ITEMS)]
+    (tmp_path / "items.csv").write_text("\n".join(["item_id,title,categories", *rows]))
+    run("build", "--items", tmp_path / "items.csv", "--output_dir", tmp_path / "ids", *CODES)
+    ids = SemanticIds.load(tmp_path / "ids")
+    assert len({(row[0], int(item) % 3) for item, row in zip(ids.item_ids, ids.codes.tolist(), strict=True)}) == 3
+    new = tmp_path / "new.csv"
+    new.write_text("item_id,title,categories\nnew,thing,screw\nnone,,screw\n")
+    add = ["add", "--semantic_ids", tmp_path / "ids", "--items", new, "--output_dir", tmp_path / "more"]
+    assert main(["items", *map(str, add)]) == 2
+    assert "1 without a title (line 3)" in capsys.readouterr().err
+    run(*add, "--bad_rows", "drop")
+    assert json.loads((tmp_path / "more/item.json").read_text())["new"] == {"title": "thing", "categories": "screw"}
+    assert SemanticIds.load(tmp_path / "more").codes[-1, 0] == ids.codes[1, 0]
+    (tmp_path / "ids/item.json").unlink()
+    for name in ("a.item", "b.item"):
+        (tmp_path / "ids" / name).write_text("item_id:token\tlatitude:float\n0\t1.5\n")
+    run("report", "--data", tmp_path / "ids", "--output_dir", tmp_path / "report")
+
+
 def test_vectors_of_ones_own_in_any_order(folder, capsys):
     order = np.random.default_rng(0).permutation(NUM_ITEMS)
     vectors = np.random.default_rng(1).normal(size=(NUM_ITEMS, 4))

@@ -112,6 +112,12 @@ class TestTrainSASRec:
         train_sasrec(splits, ITEMS, settings, config=small_config(), patience=None, callbacks=[callback])
         assert seen == [*range(3, 50, 3), 50]  # 14 epochs would be 28
         assert settings.max_steps == -1  # the caller's own are left as they are
+        # As many updates as that, or a number of them by name, are evaluated as asked
+        for changes in ({"min_steps": 28}, {"max_steps": 28, "min_steps": 50}):
+            seen.clear()
+            settings = sasrec_training_arguments(tmp_path, use_cpu=True, disable_tqdm=True, **changes)
+            train_sasrec(splits, ITEMS, settings, config=small_config(), patience=None, callbacks=[callback])
+            assert seen == [*range(2, 29, 2)]
 
     def test_how_long_it_trains(self, tmp_path):
         default = sasrec_training_arguments(tmp_path, use_cpu=True)
