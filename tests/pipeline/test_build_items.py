@@ -68,7 +68,7 @@ RECBOLE_ITEMS = "item_id:token\tmovie_title:token_seq\tyear:token\tclass:token_s
 )
 
 
-@pytest.mark.parametrize("fields", [["--fields", "title", "class"], ["--text_template", "{title}: {class}"]])
+@pytest.mark.parametrize("fields", [[], ["--fields", "title", "class"], ["--text_template", "{title}: {class}"]])
 def test_items_of_recboles_files(tmp_path, fields, capsys):
     """From an `.item` file beside an `.inter` to semantic IDs by one of its columns, and to what is trained on."""
     data = tmp_path / "movies"
