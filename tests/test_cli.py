@@ -95,7 +95,7 @@ def test_the_studies_are_understood(config, tmp_path):
 
     given = tmp_path / "study.yaml"
     text = config.read_text()
-    for name in ("PATH/TO/instruments", "PATH/TO/industrial", "runs/industrial_ids"):
+    for name in ("PATH/TO/instruments", "PATH/TO/industrial", "PATH/TO/ml-100k", "runs/industrial_ids"):
         text = text.replace(f"data: {name}", f"data: {tmp_path}")
     given.write_text(text)
     (options,) = _parse("study", "", COMMANDS["study"][1], ["--config", str(given), "--jobs", "2"])
