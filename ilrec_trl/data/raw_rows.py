@@ -37,6 +37,15 @@ class RawRows:
     label: Callable[[NDArray[np.int64]], NDArray[Any]] = np.asarray
 
 
+def join_texts(column: pa.ChunkedArray) -> pa.ChunkedArray:
+    """Lists of texts as one text each, with spaces between; a column of anything else as it is."""
+    kind = column.type
+    if not (pa.types.is_list(kind) or pa.types.is_large_list(kind)) or not _is_text(kind.value_type):
+        return column
+    joined = [None if texts is None else " ".join(filter(None, texts)) for texts in column.to_pylist()]
+    return pa.chunked_array([pa.array(joined, pa.string())])
+
+
 def to_columns(
     rows: RawRows,
     *,
