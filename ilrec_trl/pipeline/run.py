@@ -18,7 +18,6 @@ from ..report.results import MethodRanks, compare_methods, summarise_methods, wr
 from .baselines import (
     check_teacher,
     popularity_ranks,
-    reward_settings,
     teacher_ranks,
     teacher_reward,
     teacher_settings,
@@ -126,10 +125,9 @@ class Run:
         """Train one method and save its model and log; returns its settings."""
         with self._stage(f"train {METHODS[method]}"):
             model = build_model(prepared, self.model, seed)
-            reward, settings = None, {}
+            reward, settings = None, dict[str, Any]()
             if method == "ilrec" and self.training.crr_weight != 0:
-                reward = teacher_reward(teacher, prepared, self.teacher, model.device)
-                settings = reward_settings(teacher, self.teacher)
+                reward, settings = teacher_reward(teacher, prepared, self.teacher, model.device)
             folder = self._model_folder(method, seed)
             trained = train_method(
                 method, prepared, model, self.training, self.evaluation, folder, seed=seed, reward_func=reward
