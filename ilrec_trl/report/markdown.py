@@ -53,6 +53,7 @@ def render_report(results: dict[str, Any], examples: Sequence[ExampleList] = (),
         _per_seed(results),
         "## Do the methods differ?",
         verdict(results),
+        epochs_note({name: [method["settings"]] for name, method in results["methods"].items()}),
         *dict.fromkeys(teacher_note(method["settings"]) for method in results["methods"].values()),
         "Paired t-test over users, `a` minus `b`. It covers the chance of the users drawn, not that of the seed.",
         table(["a", "b", "metric", "difference", "standard error", "p", "seeds"], _paired_rows(results)),
@@ -102,6 +103,18 @@ def teacher_note(settings: dict[str, Any]) -> str:
         "SFT more likely than better: train it longer (--sasrec_epochs) or on more users, or leave its rewards out "
         "(--crr_weight 0)."
     )
+
+
+def epochs_note(settings: dict[str, list[dict[str, Any]]]) -> str:
+    """A sentence on methods that were still getting better when training ended, by the settings of their runs."""
+    names = [
+        name
+        for name, runs in settings.items()
+        if any(run.get("best_epoch") is not None and run["best_epoch"] >= run["num_train_epochs"] for run in runs)
+    ]
+    if not names:
+        return ""
+    return f"Best on validation after the last epoch, so that more epochs may rank better: {', '.join(names)}."
 
 
 def _data(results: dict[str, Any]) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from .markdown import METRIC_TITLES, table, teacher_note
+from .markdown import METRIC_TITLES, epochs_note, table, teacher_note
 from .results import METRICS
 from .study_comparison_report import render_comparisons
 
@@ -72,6 +72,7 @@ def _data(name: str, data: dict[str, Any], results: dict[str, Any]) -> list[str]
         "### Chosen on validation" if data["tuning"] else "",
         _uneven(data),
         _tuning(data),
+        epochs_note(_trained_settings(data)),
         "### Cost",
         table(["method", "parameters", "training, s", "test, s", "peak memory, MiB", "GPU, MiB"], _cost_rows(data)),
         "### Settings",
@@ -93,11 +94,19 @@ def _rows(data: dict[str, Any], reference: str) -> list[list[str]]:
 def _teacher_notes(data: dict[str, Any]) -> list[str]:
     """Methods whose teacher was no better than popularity, and what that means."""
     methods: dict[str, list[str]] = {}
-    for name, method in data["methods"].items():
-        for run in method["runs"]:
-            if note := teacher_note(run.get("trained", {}).get("settings", {})):
+    for name, runs in _trained_settings(data).items():
+        for settings in runs:
+            if note := teacher_note(settings):
                 methods.setdefault(note, []).append(name)
     return [f"**{', '.join(dict.fromkeys(names))}:** {note}" for note, names in methods.items()]
+
+
+def _trained_settings(data: dict[str, Any]) -> dict[str, list[dict[str, Any]]]:
+    """What each run of each method was trained with."""
+    return {
+        name: [run.get("trained", {}).get("settings", {}) for run in method["runs"]]
+        for name, method in data["methods"].items()
+    }
 
 
 def _most_frequent_target(data: dict[str, Any], reference: str) -> list[str]:

@@ -2,7 +2,7 @@
 
 import pytest
 
-from ilrec_trl.report.markdown import ExampleList, render_report, table, teacher_note, verdict
+from ilrec_trl.report.markdown import ExampleList, epochs_note, render_report, table, teacher_note, verdict
 from ilrec_trl.report.results import METRICS
 from ilrec_trl.report.study_report import _teacher_notes
 
@@ -79,6 +79,13 @@ def test_a_teacher_no_better_than_popularity_is_spoken_of(sasrec):
     run = {"seed": 0, "trained": {"settings": shown["methods"]["ILRec"]["settings"]}}
     notes = _teacher_notes({"methods": {"ILRec": {"runs": [run, run]}, "popularity": {"runs": [{"seed": None}]}}})
     assert [note.startswith(f"**ILRec:** {said}") for note in notes] == [True] * (sasrec == 0.1)
+
+
+def test_methods_that_were_still_getting_better_are_named():
+    runs = {"SFT": [{"best_epoch": 3.0, "num_train_epochs": 6.0}, {"best_epoch": 6.0, "num_train_epochs": 6.0}]}
+    others = {"ILRec": [{"best_epoch": 5.0, "num_train_epochs": 6.0}], "popularity": [{}], "fixed": [{"seed": 0}]}
+    assert epochs_note(runs | others).endswith("more epochs may rank better: SFT.")
+    assert epochs_note(others) == ""
 
 
 def test_no_verdict_without_the_pair():
