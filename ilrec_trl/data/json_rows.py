@@ -107,7 +107,9 @@ def _parse_block(block: bytes, schema: pa.Schema, count: int) -> pa.Table | None
             pyarrow.json.ParseOptions(explicit_schema=schema, unexpected_field_behavior="ignore"),
         )
         table.validate(full=True)  # strings are UTF-8
-        table = pa.table({name: join_texts(table[name]) for name in schema.names})
+        for name in (name for name in schema.names if pa.types.is_list(schema.field(name).type)):
+            joined = pa.array(map(join_texts, table[name].to_pylist()), pa.string())
+            table = table.set_column(table.column_names.index(name), name, joined)
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError, UnicodeDecodeError):
         return None
     return table if len(table) == count else None
@@ -150,19 +152,12 @@ def _fields(line: bytes, names: list[str], joined: Collection[str]) -> dict[str,
         raise ValueError("with a field given twice")
     for name, value in pairs:
         if name in values and value is not None:
-            if name in joined and type(value) is list:
-                value = _join(value)
+            value = join_texts(value) if name in joined else value
             if isinstance(value, bool) or not isinstance(value, str | int | float):
                 raise ValueError(f"whose {name} is neither text nor a number")
             values[name] = str(value)
             str(value).encode("utf-8")  # neither a stray byte nor half a surrogate pair is text
     return values
-
-
-def _join(values: list[Any]) -> Any:
-    """A list of texts, or of lists of them, as one text; any other as it is."""
-    texts = [_join(value) if type(value) is list else value for value in values if value is not None]
-    return " ".join(texts) if all(isinstance(text, str) for text in texts) else values
 
 
 class _Pairs(list[tuple[str, Any]]):

@@ -37,13 +37,12 @@ class RawRows:
     label: Callable[[NDArray[np.int64]], NDArray[Any]] = np.asarray
 
 
-def join_texts(column: pa.ChunkedArray) -> pa.ChunkedArray:
-    """Lists of texts as one text each, with spaces between; a column of anything else as it is."""
-    kind = column.type
-    if not (pa.types.is_list(kind) or pa.types.is_large_list(kind)) or not _is_text(kind.value_type):
-        return column
-    joined = [None if texts is None else " ".join(filter(None, texts)) for texts in column.to_pylist()]
-    return pa.chunked_array([pa.array(joined, pa.string())])
+def join_texts(value: Any) -> Any:
+    """A list of texts, or of such lists, as one text with spaces between; anything else as it is."""
+    if type(value) is not list:
+        return value
+    texts = [join_texts(each) for each in value if each is not None]
+    return " ".join(filter(None, texts)) if all(isinstance(text, str) for text in texts) else value
 
 
 def to_columns(

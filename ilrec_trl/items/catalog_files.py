@@ -97,7 +97,7 @@ def read_titles(
     further = [name for name in fields if name not in _COLUMNS]
     same: dict[str, str] = {}
     rows = _read(source, dict(columns or {}), further, same)
-    texts = {role: _texts(rows.table[role]) for role in rows.table.column_names}
+    texts = {role: _texts(rows.table[role], role in further) for role in rows.table.column_names}
     texts |= {name: texts[role] for name, role in same.items()}
     wanted = None if items is None else {str(item) for item in items}
     found = ItemTitles({}, {}, rows.bad)
@@ -150,14 +150,15 @@ class _Unreadable:
     problem: str
 
 
-def _texts(column: pa.ChunkedArray) -> list[str | None | _Unreadable]:
-    """Values as text; whole numbers are written out, lists of texts joined."""
+def _texts(column: pa.ChunkedArray, further: bool) -> list[str | None | _Unreadable]:
+    """Values as text; whole numbers are written out, and in further columns any numbers, and lists of texts joined."""
     import pyarrow.types as types
 
     from ..data.raw_rows import join_texts
 
-    column = join_texts(column)
     values = column.to_pylist()
+    if further:
+        values = [str(value) if type(value) in (int, float) else join_texts(value) for value in values]
     kind = column.type
     if types.is_integer(kind):
         return [None if value is None else str(value) for value in values]
@@ -254,12 +255,11 @@ def is_table(path: Path) -> bool:
     if not name.endswith(".json"):
         return name == "movies.dat" or name.endswith((".item", ".csv", ".tsv", ".jsonl", ".parquet"))
     with open_bytes(path) as file:
-        file.readline()
-        second = file.readline()
+        first, more = file.readline(), file.read(1 << 16).strip()
     try:
-        return isinstance(json.loads(second), dict)
+        return bool(more) and isinstance(json.loads(first), dict)
     except ValueError:
-        return False  # the only line, or one of an object over several
+        return False  # one object over several lines
 
 
 def read_columns(path: Path) -> list[str]:

@@ -87,8 +87,14 @@ def load_teacher(folder: str, prepared: PreparedData) -> SASRecModel | SASRecGro
     with input_errors():
         group = (Path(folder) / GROUP_FILE).is_file()
         teacher = SASRecGroup.load(folder) if group else SASRecModel.from_pretrained(folder).eval()
-        if unknown := set(prepared.catalog.item_ids) - set(teacher.config.item_ids or ()):
+        items, known = set(prepared.catalog.item_ids), set(teacher.config.item_ids or ())
+        if unknown := items - known:
             raise ValueError(f"{folder} does not know item {min(unknown)!r}; train SASRec on this data")
+        if others := known - items:
+            logger.warning(
+                f"{folder} knows {len(others):,} further items, such as {min(others)!r}, and ranks them too: its own "
+                "figures are those of a larger catalogue."
+            )
     return teacher
 
 

@@ -59,6 +59,8 @@ def _catalog(options: DataOptions) -> ItemCatalog:
     columns = items_columns(options.items_columns)
     if options.item_format == "titles" and source.is_dir():
         source = find_title_file(source) or source
+    if not source.exists() and options.items:
+        raise FileNotFoundError(f"there is no file or folder {source}; give --items one")
     if not source.is_file():
         if columns:
             raise ValueError(f"--items_columns names columns of a table, and {source} is a folder of LC-Rec's files")
@@ -70,4 +72,8 @@ def _catalog(options: DataOptions) -> ItemCatalog:
 
 def items_columns(given: str | None) -> dict[str, str]:
     """The option of that name: `{"item": ..., "title": ..., "brand": ...}` or some of them."""
-    return mapping("items_columns", given, '{"item": "sku", "title": "product"}')
+    example = '{"item": "sku", "title": "product"}'
+    columns = mapping("items_columns", given, example)
+    if not all(isinstance(name, str) for name in columns.values()):
+        raise ValueError(f"--items_columns is {columns}, expected names of columns, such as {example}")
+    return columns

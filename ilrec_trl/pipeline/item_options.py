@@ -13,7 +13,7 @@ class ItemSourceOptions:
     items: str = field(
         metadata={
             "help": "item.json or <name>.item.json, {item: {title, brand, ...}}; Amazon's metadata as JSON lines, "
-            "RecBole's .item, movies.dat, CSV, TSV, Parquet; also .gz; or a folder of item.json, .item or movies.*."
+            "RecBole's .item, movies.dat, CSV, TSV, also .gz; Parquet; or a folder of item.json, .item or movies.*."
         }
     )
     output_dir: str = field(

@@ -96,8 +96,8 @@ class DataOptions(PromptOptions):
     unused_items: str = field(
         default="keep",
         metadata={
-            "help": "Items of the catalogue that occur in no interaction that is left: 'keep' ranks them too, 'drop' "
-            "leaves them out.",
+            "help": "Items of the catalogue that occur in no interaction after all cleaning: 'keep' ranks them too, "
+            "'drop' leaves them out. Those of users whom --max_users leaves out stay.",
             "choices": ["keep", "drop"],
         },
     )

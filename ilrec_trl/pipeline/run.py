@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..data.splits import sample
 from ..report.console import metrics_table, seconds_table, show
-from ..report.markdown import ExampleList, epochs_note, render_report, verdict
+from ..report.markdown import ExampleList, epochs_note, render_report, run_settings, verdict
 from ..report.results import MethodRanks, compare_methods, summarise_methods, write_ranks, write_results
 from .baselines import (
     check_teacher,
@@ -101,7 +101,7 @@ class Run:
         (self.folder / "report.md").write_text(report)
         show(metrics_table(results["methods"]))
         show(verdict(results).replace("*", ""))
-        if note := epochs_note({name: [method["settings"]] for name, method in results["methods"].items()}):
+        if note := epochs_note(run_settings(results)):
             show(note)
         show(seconds_table("Time", self.seconds))
         show(f"Report: {self.folder / 'report.md'}")

@@ -18,7 +18,9 @@ from .train import METHODS, build_model, train_method, unused_fields
 def train_sasrec_stage(stage: StageOptions, teacher: TeacherOptions) -> None:
     """Train SASRec, save it in the output folder, and show how it ranks for the validation users."""
     prepared = PreparedData.load(stage.prepared)
-    _say_unused("a SASRec's training", _changed(teacher) & {"reward_temperature", "transition_share"})
+    _say_unused(
+        "a SASRec's training", _changed(teacher) & {"reward_temperature", "calibrate_rewards", "transition_share"}
+    )
     model = train_teacher(prepared, teacher, stage.output_dir, stage.seed)
     ranks = teacher_ranks(model, prepared.splits.validation, teacher_settings(model, teacher, stage.seed))
     for note in prepared.notes:

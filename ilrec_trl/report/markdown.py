@@ -53,7 +53,7 @@ def render_report(results: dict[str, Any], examples: Sequence[ExampleList] = (),
         _per_seed(results),
         "## Do the methods differ?",
         verdict(results),
-        epochs_note({name: [method["settings"]] for name, method in results["methods"].items()}),
+        epochs_note(run_settings(results)),
         *dict.fromkeys(teacher_note(method["settings"]) for method in results["methods"].values()),
         "Paired t-test over users, `a` minus `b`. It covers the chance of the users drawn, not that of the seed.",
         table(["a", "b", "metric", "difference", "standard error", "p", "seeds"], _paired_rows(results)),
@@ -103,6 +103,14 @@ def teacher_note(settings: dict[str, Any]) -> str:
         "SFT more likely than better: train it longer (--sasrec_epochs) or on more users, or leave its rewards out "
         "(--crr_weight 0)."
     )
+
+
+def run_settings(results: dict[str, Any]) -> dict[str, list[dict[str, Any]]]:
+    """Settings of every seed's run of each method, as far as seeds differ in them."""
+    return {
+        name: [method["settings"] | figures for figures in method.get("per_seed", [{}])]
+        for name, method in results["methods"].items()
+    }
 
 
 def epochs_note(settings: dict[str, list[dict[str, Any]]]) -> str:

@@ -103,6 +103,19 @@ def test_lists_of_texts_are_joined(more, tmp_path):
     for source in (tmp_path / "meta.jsonl", tmp_path / "meta.parquet", Dataset.from_list(LISTS)):
         found = read_titles(source, fields=["category", "about"], bad_rows="drop")
         assert found.fields == {"B1": {"category": "Music Strings"}, "B2": {"about": "Of wood."}}
+    # Of other kinds, and none of an id or a title
+    columns = {"asin": ["B1", "B2"], "title": ["Lute", "Harp"]}
+    nested = pa.table(columns | {"category": [[["Music"], ["Lutes"]], None]})
+    assert read_titles(nested, fields=["category"]).fields == {"B1": {"category": "Music Lutes"}}
+    assert read_titles(pa.table(columns | {"category": [1.5, None]}), fields=["category"]).fields["B1"] == {
+        "category": "1.5"
+    }
+    assert not read_titles(pa.table(columns | {"category": [[], []]}), fields=["category"]).fields
+    for wrong in ({"title": [["Gong", "x"], ["y"]]}, {"asin": [["B", "1"], ["B2"]]}):
+        with pytest.raises(ValueError, match="2 whose (title|item) is of a wrong type"):
+            read_titles(pa.table(columns | wrong))
+    with pytest.raises(ValueError, match="2 whose category is of a wrong type"):
+        read_titles(pa.table(columns | {"category": [[b"x"], [b"y"]]}), fields=["category"])
 
 
 def test_lists_of_other_things_are_bad_rows(tmp_path):

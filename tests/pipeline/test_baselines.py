@@ -124,12 +124,20 @@ def test_a_share_of_the_rewards_is_that_of_transitions(data_folder, tmp_path):
         train_teacher(prepared, TeacherOptions(transition_share=1.0), tmp_path, seed=0)
 
 
-def test_a_saved_teacher_must_know_the_items(data_folder, tmp_path):
+def test_a_saved_teacher_must_know_the_items(data_folder, tmp_path, caplog):
     prepared = prepare(DataOptions(data=str(data_folder)))
     config = SASRecConfig(item_ids=["0", "1"], hidden_size=8, num_attention_heads=1)
     SASRecModel(config).save_pretrained(tmp_path)
     with pytest.raises(InputError, match="does not know item '10'"):
         train_teacher(prepared, TeacherOptions(sasrec=str(tmp_path)), tmp_path, seed=0)
+    config.item_ids = [*prepared.catalog.item_ids, "more"]
+    SASRecModel(config).save_pretrained(tmp_path)
+    logging.enable_propagation()
+    try:
+        train_teacher(prepared, TeacherOptions(sasrec=str(tmp_path)), tmp_path, seed=0)
+    finally:
+        logging.disable_propagation()
+    assert "knows 1 further items, such as 'more', and ranks them too" in caplog.text
 
 
 def test_a_group_of_teachers_is_trained_loaded_and_ranked(data_folder, tmp_path):

@@ -128,11 +128,11 @@ def test_amazons_metadata(name, tmp_path, capsys):
         {"parent_asin": f"B{n}", "title": "thing", "store": "Lyon", "categories": [KINDS[n % 3], "all"], "videos": []}
         for n in range(NUM_ITEMS)
     ] + [{"parent_asin": "none", "title": None, "store": None, "categories": []}]
-    content = "".join(json.dumps(line) + "\n" for line in lines).encode()
+    content = "\n\n".join(map(json.dumps, lines)).encode()
     (tmp_path / name).write_bytes(gzip.compress(content) if name.endswith(".gz") else content)
     build = ["build", "--items", tmp_path / name, "--output_dir", tmp_path / "ids", *CODES]
     assert main(["items", *map(str, build)]) == 2
-    assert f"1 without a title (line {NUM_ITEMS + 1})" in capsys.readouterr().err
+    assert f"1 without a title (line {2 * NUM_ITEMS + 1})" in capsys.readouterr().err
     run(*build, "--bad_rows", "drop")
     ids = SemanticIds.load(tmp_path / "ids")
     assert len({(row[0], int(item[1:]) % 3) for item, row in zip(ids.item_ids, ids.codes.tolist(), strict=True)}) == 3

@@ -217,6 +217,8 @@ def test_items_that_nobody_has(data_folder, tmp_path, item_format):
         ({"data": None, "min_rating": 3.0}, "--items is about data of your own"),
         ({"items_columns": '{"item": "sku"}'}, "names columns of a table, and .* is a folder"),
         ({"items_columns": "sku"}, "--items_columns is not JSON"),
+        ({"items_columns": '{"item": 1}'}, "expected names of columns, such as"),
+        ({"items": "/does/not/exist.csv"}, "no file or folder /does/not/exist.csv; give --items one"),
     ],
 )
 def test_options_of_a_source_that_do_not_fit(data_folder, shop, options, message):

@@ -1,9 +1,18 @@
 """What a reader of `report.md` sees."""
 
+import numpy as np
 import pytest
 
-from ilrec_trl.report.markdown import ExampleList, epochs_note, render_report, table, teacher_note, verdict
-from ilrec_trl.report.results import METRICS
+from ilrec_trl.report.markdown import (
+    ExampleList,
+    epochs_note,
+    render_report,
+    run_settings,
+    table,
+    teacher_note,
+    verdict,
+)
+from ilrec_trl.report.results import METRICS, MethodRanks, summarise_methods
 from ilrec_trl.report.study_report import _teacher_notes
 
 
@@ -86,6 +95,13 @@ def test_methods_that_were_still_getting_better_are_named():
     others = {"ILRec": [{"best_epoch": 5.0, "num_train_epochs": 6.0}], "popularity": [{}], "fixed": [{"seed": 0}]}
     assert epochs_note(runs | others).endswith("more epochs may rank better: SFT.")
     assert epochs_note(others) == ""
+    # The second seed's, of which the report has no settings
+    users, none = ["u"], np.ones(1)
+    seeds = [
+        MethodRanks("SFT", users, none, none, seed, {"num_train_epochs": 6, "best_epoch": 5 + seed}) for seed in (0, 1)
+    ]
+    assert "SFT" in epochs_note(run_settings({"methods": summarise_methods(seeds)}))
+    assert epochs_note(run_settings({"methods": summarise_methods(seeds[:1])})) == ""
 
 
 def test_no_verdict_without_the_pair():
