@@ -37,6 +37,14 @@ class RawRows:
     label: Callable[[NDArray[np.int64]], NDArray[Any]] = np.asarray
 
 
+def join_texts(value: Any) -> Any:
+    """A list of texts, or of such lists, as one text with spaces between; anything else as it is."""
+    if type(value) is not list:
+        return value
+    texts = [join_texts(each) for each in value if each is not None]
+    return " ".join(filter(None, texts)) if all(isinstance(text, str) for text in texts) else value
+
+
 def to_columns(
     rows: RawRows,
     *,

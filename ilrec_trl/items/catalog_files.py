@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from itertools import repeat
@@ -81,7 +82,8 @@ def read_titles(
             Names of the columns `"item"`, `"title"` and `"brand"`, those that differ from the usual: item, item_id,
             itemId, parent_asin, asin, movieId, id; title, movie_title, item_name, name; brand, store.
         fields (`Iterable[str]`, *optional*):
-            Names of further columns to read, such as RecBole's `class`, of one text a row.
+            Names of further columns to read, such as RecBole's `class` or Amazon's `categories`: of a text a row, or
+            of a list of texts, which are joined by spaces.
         bad_rows (`str`, *optional*, defaults to `"raise"`):
             `"raise"` stops at rows that lack an item or a title, hold a wrong type, are no line of the format, or give
             an item a second, other title. `"drop"` goes on without them, logs how many of each kind there were, and
@@ -95,7 +97,7 @@ def read_titles(
     further = [name for name in fields if name not in _COLUMNS]
     same: dict[str, str] = {}
     rows = _read(source, dict(columns or {}), further, same)
-    texts = {role: _texts(rows.table[role]) for role in rows.table.column_names}
+    texts = {role: _texts(rows.table[role], role in further) for role in rows.table.column_names}
     texts |= {name: texts[role] for name, role in same.items()}
     wanted = None if items is None else {str(item) for item in items}
     found = ItemTitles({}, {}, rows.bad)
@@ -148,11 +150,15 @@ class _Unreadable:
     problem: str
 
 
-def _texts(column: pa.ChunkedArray) -> list[str | None | _Unreadable]:
-    """Values as text; whole numbers are written out."""
+def _texts(column: pa.ChunkedArray, further: bool) -> list[str | None | _Unreadable]:
+    """Values as text; whole numbers are written out, and in further columns any numbers, and lists of texts joined."""
     import pyarrow.types as types
 
+    from ..data.raw_rows import join_texts
+
     values = column.to_pylist()
+    if further:
+        values = [str(value) if type(value) in (int, float) else join_texts(value) for value in values]
     kind = column.type
     if types.is_integer(kind):
         return [None if value is None else str(value) for value in values]
@@ -203,7 +209,7 @@ def _read(source: Any, columns: dict[str, str], further: list[str], same: dict[s
     if name.endswith(".csv"):
         return read_delimited(path, ",", roles)
     if name.endswith((".jsonl", ".json")):
-        return read_json_lines(path, roles)
+        return read_json_lines(path, roles, further)
     if name.endswith(".parquet"):
         return read_parquet([path], roles)
     raise ValueError(
@@ -235,18 +241,41 @@ def _roles(names: list[str], columns: dict[str, str]) -> dict[str, str]:
             chosen[role] = found[0]
         elif role != "brand" or role in columns:
             raise ValueError(
-                f"No column {' or '.join(map(repr, wanted))} among {names}; name yours with columns={{{role!r}: ...}}."
+                f"No column {' or '.join(map(repr, wanted))} among {names}; name yours with columns={{{role!r}: ...}} "
+                "or --items_columns."
             )
     return chosen
 
 
+def is_table(path: Path) -> bool:
+    """Whether [`read_titles`] reads the file: a table, or JSON lines and not one object with item ids as keys."""
+    from ..data.text_rows import open_bytes
+
+    name = path.name.removesuffix(".gz")
+    if not name.endswith(".json"):
+        return name == "movies.dat" or name.endswith((".item", ".csv", ".tsv", ".jsonl", ".parquet"))
+    with open_bytes(path) as file:
+        first, more = file.readline(), file.read(1 << 16).strip()
+    try:
+        return bool(more) and isinstance(json.loads(first), dict)
+    except ValueError:
+        return False  # one object over several lines
+
+
 def read_columns(path: Path) -> list[str]:
-    """Names of the columns of a delimited file, without RecBole's types."""
+    """Names of the columns of a table, without RecBole's types."""
+    import pyarrow.parquet
+
+    from ..data.json_rows import first_fields
     from ..data.text_rows import read_header
 
     name = path.name.removesuffix(".gz")
     if name in _WITHOUT_HEADER:
         return _WITHOUT_HEADER[name]
+    if name.endswith((".json", ".jsonl")):
+        return list(first_fields(path))
+    if name.endswith(".parquet"):
+        return list(pyarrow.parquet.read_schema(path).names)
     return list(_bare(read_header(path, "," if name.endswith(".csv") else "\t")))
 
 

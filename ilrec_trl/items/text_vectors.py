@@ -17,7 +17,7 @@ from .titles import clean_title
 if TYPE_CHECKING:
     from sklearn.feature_extraction.text import TfidfVectorizer
 
-FIELDS = ("title", "brand", "categories", "genres", "genre", "class", "description")
+FIELDS = ("title", "brand", "categories", "category", "genres", "genre", "class", "description")
 MAX_TERMS = 100_000  # of TF-IDF: the most frequent ones
 
 
@@ -31,7 +31,8 @@ def item_texts(
         items (`dict[str, dict]`): `{item: {"title": ..., "brand": ..., ...}}`, as in LC-Rec's `item.json`. Values are
             texts, or lists of texts, which are joined.
         fields (`list[str]`, *optional*): Fields to join, in order; those an item does not have are skipped. By default
-            `title`, `brand`, `categories`, `genres` (RecBole: `genre` or `class`) and `description`.
+            `title`, `brand`, `categories` (Amazon, 2018: `category`), `genres` (RecBole: `genre` or `class`) and
+            `description`.
         template (`str`, *optional*): A format string instead, such as `"{title} by {brand}"`; a missing field is
             empty.
 

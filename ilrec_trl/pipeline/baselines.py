@@ -16,6 +16,7 @@ from ..data.splits import NextItemExample, UserSequence, sample
 from ..evaluation.late_fusion import ranks_of_scores
 from ..evaluation.metrics import ndcg
 from ..items.item_trie import ItemTrie
+from ..report.markdown import teacher_note
 from ..report.results import MethodRanks
 from ..rewards.combined_rewards import EnsembleReward
 from ..rewards.rewards import RewardFunc, SASRecReward
@@ -86,8 +87,14 @@ def load_teacher(folder: str, prepared: PreparedData) -> SASRecModel | SASRecGro
     with input_errors():
         group = (Path(folder) / GROUP_FILE).is_file()
         teacher = SASRecGroup.load(folder) if group else SASRecModel.from_pretrained(folder).eval()
-        if unknown := set(prepared.catalog.item_ids) - set(teacher.config.item_ids or ()):
+        items, known = set(prepared.catalog.item_ids), set(teacher.config.item_ids or ())
+        if unknown := items - known:
             raise ValueError(f"{folder} does not know item {min(unknown)!r}; train SASRec on this data")
+        if others := known - items:
+            logger.warning(
+                f"{folder} knows {len(others):,} further items, such as {min(others)!r}, and ranks them too: its own "
+                "figures are those of a larger catalogue."
+            )
     return teacher
 
 
@@ -96,44 +103,44 @@ def teacher_reward(
     prepared: PreparedData,
     options: TeacherOptions,
     device: torch.device | None = None,
-) -> RewardFunc:
+) -> tuple[RewardFunc, dict[str, Any]]:
     """
     The scores in training: SASRec's, with a share of what followed what where that is asked for. A SASRec that ranks
     validation items no better than popularity is warned of.
+
+    Returns:
+        `tuple`: The rewards, and what the report says about them.
     """
-    _warn_of_a_weak_teacher(teacher, prepared)
-    temperature = _temperature(teacher, options)
+    temperature, share = _temperature(teacher, options), options.transition_share
+    settings: dict[str, Any] = {"reward_temperature": temperature, "transition_share": share}
+    if figures := _validation_figures(teacher, prepared):
+        settings["teacher_ndcg@10"] = figures
+        if note := teacher_note(settings):
+            logger.warning(note)
     if isinstance(teacher, SASRecGroup):
         reward_func = teacher.reward_func(prepared.item_trie, temperature, device)
     else:
         reward_func = SASRecReward(teacher, prepared.item_trie, temperature, device)
-    share = options.transition_share
-    if share == 0:
-        return reward_func
-    transitions = TransitionReward(prepared.splits.train, prepared.item_trie)
-    return EnsembleReward([reward_func, transitions], [1 - share, share])
+    if share > 0:
+        transitions = TransitionReward(prepared.splits.train, prepared.item_trie)
+        reward_func = EnsembleReward([reward_func, transitions], [1 - share, share])
+    return reward_func, settings
 
 
-def _warn_of_a_weak_teacher(teacher: SASRecModel | SASRecGroup, prepared: PreparedData) -> None:
-    examples = sample(prepared.splits.validation, _ASKED)
+def _validation_figures(teacher: SASRecModel | SASRecGroup, prepared: PreparedData) -> dict[str, float]:
+    """NDCG@10 of SASRec and of what needs no training on validation items, and how many were asked, if they can be."""
+    train, examples = prepared.splits.train, sample(prepared.splits.validation, _ASKED)
     if prepared.options.train_on_validation or not examples:
-        return
-    popularity = popularity_ranks(prepared.splits.train, examples, prepared.catalog.item_ids)
-    counted = float(ndcg(popularity.starts, popularity.ties, 10).mean())
+        return {}
     # Each user of the training is scored by few of the models, so not their mean probability counts but their mean
     each = [evaluate_sasrec(model, examples) for model in _models(teacher)]
-    own = float(np.mean([ndcg(ranks, np.ones(len(ranks)), 10).mean() for ranks in each]))
-    if own <= counted:
-        logger.warning(
-            f"SASRec ranks {len(examples):,} validation items no better than popularity does (NDCG@10 {own:.4f} and "
-            f"{counted:.4f}). Rewards of such a teacher make ILRec worse than SFT more likely than better: train it "
-            "longer (--sasrec_epochs) or on more users, or leave its rewards out (--crr_weight 0)."
-        )
-
-
-def reward_settings(teacher: SASRecModel | SASRecGroup, options: TeacherOptions) -> dict[str, Any]:
-    """What the report says about the rewards of a method."""
-    return {"reward_temperature": _temperature(teacher, options), "transition_share": options.transition_share}
+    counted = [
+        popularity_ranks(train, examples, prepared.catalog.item_ids),
+        transition_ranks(train, examples, prepared.item_trie),
+    ]
+    figures = {"SASRec": np.mean([ndcg(ranks, np.ones(len(ranks)), 10).mean() for ranks in each])}
+    figures |= {ranks.method: ndcg(ranks.starts, ranks.ties, 10).mean() for ranks in counted}
+    return {name: round(float(value), 4) for name, value in figures.items()} | {"questions": len(examples)}
 
 
 def _temperature(teacher: SASRecModel | SASRecGroup, options: TeacherOptions) -> float:

@@ -10,13 +10,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..items.catalog_files import find_title_file, read_columns, read_titles
+from ..items.catalog_files import find_title_file, is_table, read_columns, read_titles
 from ..items.item_encoder import ItemEncoder
 from ..items.semantic_id_files import find_json, read_index, read_json, write_lc_rec, write_minionerec
 from ..items.semantic_ids import SemanticIds, build_semantic_ids
 from ..items.text_vectors import FIELDS, SentenceEncoder, template_fields
 from ..items.titles import clean_title
 from ..report.semantic_id_report import write_semantic_id_report
+from .data_source import items_columns
 from .item_options import (
     CodeOptions,
     CollaborativeOptions,
@@ -32,7 +33,6 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 Items = dict[str, dict[str, Any]]
-_TABLES = (".item", ".csv", ".tsv", "movies.dat")
 
 
 def build_items(
@@ -51,7 +51,7 @@ def build_items(
         origin, folder = Path(source.items).resolve(), Path(source.output_dir).resolve()
         if folder in (origin, origin.parent):
             raise ValueError(f"--output_dir {source.output_dir} holds the items; give another folder")
-        items = _read_items(source.items, _fields(text.fields, text.text_template), source.bad_rows)
+        items = _source_items(source, _fields(text.fields, text.text_template))
         encoder = None
         if source.vectors is not None:
             if collaborative.sasrec is not None:
@@ -86,11 +86,11 @@ def add_items(source: ItemSourceOptions, new: NewItemOptions) -> dict[str, Any]:
         folder = Path(new.semantic_ids)
         if not (folder / "semantic_ids.json").is_file():
             raise FileNotFoundError(f"{folder} holds no semantic_ids.json; write it with `ilrec items build` first")
-        before, known = SemanticIds.load(folder), _read_items(folder)
+        before, known = SemanticIds.load(folder), _read_items(_find(folder, "item.json"))
         own = source.vectors is not None
         encoder = None if own or not (folder / "encoder.json").is_file() else ItemEncoder.load(folder)
         fields = _fields(encoder.fields, encoder.template) if encoder else None
-        given = _read_items(source.items, fields, source.bad_rows)
+        given = _source_items(source, fields)
         items = {item_id: about for item_id, about in given.items() if item_id not in before.item_ids}
         if not items:
             raise ValueError(f"all {len(given)} items have semantic IDs already; there is nothing to add")
@@ -188,22 +188,30 @@ def _fields(fields: Sequence[str] | None, template: str | None) -> Sequence[str]
     return template_fields(template) if template is not None else fields
 
 
-def _read_items(path: str | Path, fields: Sequence[str] | None = None, bad_rows: str = "raise") -> Items:
+def _source_items(source: ItemSourceOptions, fields: Sequence[str] | None) -> Items:
     """What is known of the items; of a table their titles, brands and `fields`, by default the usual ones it has."""
-    path = Path(path)
+    path = Path(source.items)
     if path.is_dir():
         path = find_title_file(path) or _find(path, "item.json")
     if not path.is_file():
         raise FileNotFoundError(f"there is no file or folder {path}; give item.json or a folder that holds one")
-    if path.name.removesuffix(".gz").endswith(_TABLES):
-        columns = read_columns(path)
-        usual = [name for name in FIELDS if name in columns]
-        found = read_titles(path, fields=usual if fields is None else fields, bad_rows=bad_rows)
-        brands = {item_id: {"brand": brand} for item_id, brand in found.brands.items()}
-        return {
-            item_id: {"title": title} | brands.get(item_id, {}) | found.fields.get(item_id, {})
-            for item_id, title in found.titles.items()
-        }
+    columns = items_columns(source.items_columns)
+    if not is_table(path):
+        if columns:
+            raise ValueError(f"--items_columns names columns of a table, and {path} is an object of item ids")
+        return _read_items(path)
+    names = read_columns(path)
+    usual = [name for name in FIELDS if name in names]
+    found = read_titles(path, columns=columns, fields=usual if fields is None else fields, bad_rows=source.bad_rows)
+    brands = {item_id: {"brand": brand} for item_id, brand in found.brands.items()}
+    return {
+        item_id: {"title": title} | brands.get(item_id, {}) | found.fields.get(item_id, {})
+        for item_id, title in found.titles.items()
+    }
+
+
+def _read_items(path: Path) -> Items:
+    """What an `item.json` says of the items."""
     items = read_json(path)
     for item_id, about in items.items():
         if not isinstance(about, dict):

@@ -3,6 +3,8 @@
 from dataclasses import dataclass, field
 from typing import Literal
 
+from .options import ITEMS_COLUMNS
+
 
 @dataclass
 class ItemSourceOptions:
@@ -10,8 +12,8 @@ class ItemSourceOptions:
 
     items: str = field(
         metadata={
-            "help": "item.json or <name>.item.json, {item: {title, brand, ...}}; RecBole's .item, movies.dat, a "
-            "CSV or TSV file; also .gz; or a folder that holds one."
+            "help": "item.json or <name>.item.json, {item: {title, brand, ...}}; Amazon's metadata as JSON lines, "
+            "RecBole's .item, movies.dat, CSV, TSV, also .gz; Parquet; or a folder of item.json, .item or movies.*."
         }
     )
     output_dir: str = field(
@@ -23,6 +25,7 @@ class ItemSourceOptions:
     vector_ids: str | None = field(
         default=None, metadata={"help": "Item ids of the rows of --vectors: a text file, one a line, or a JSON list."}
     )
+    items_columns: str | None = field(default=None, metadata={"help": ITEMS_COLUMNS})
     bad_rows: Literal["raise", "drop"] = field(
         default="raise", metadata={"help": "Bad rows of a table: 'raise' stops, 'drop' goes on without those items."}
     )

@@ -8,6 +8,12 @@ from .preference_options import PreferenceOptions
 from .prompt_options import PromptOptions
 
 
+ITEMS_COLUMNS = (
+    "Columns of item, title and brand in a table of --items that have no usual names, as JSON or as a mapping in the "
+    """YAML file: {"item": "sku", "title": "product"}."""
+)
+
+
 class InputError(Exception):
     """Something the user gave cannot be used. The command line shows the message alone and exits with status 2."""
 
@@ -51,6 +57,7 @@ class DataOptions(PromptOptions):
             "titles too."
         },
     )
+    items_columns: str | None = field(default=None, metadata={"help": ITEMS_COLUMNS})
     user_column: str | None = field(default=None, metadata={"help": "Column of users, if it has no usual name."})
     item_column: str | None = field(default=None, metadata={"help": "Column of items, if it has no usual name."})
     time_column: str | None = field(default=None, metadata={"help": "Column of times, if it has no usual name."})
@@ -85,6 +92,14 @@ class DataOptions(PromptOptions):
     max_items: int | None = field(default=None, metadata={"help": "Keep so many interactions of a user, the latest."})
     k_core: int | None = field(
         default=None, metadata={"help": "Least interactions of every user and item, after all other cleaning."}
+    )
+    unused_items: str = field(
+        default="keep",
+        metadata={
+            "help": "Items of the catalogue that occur in no interaction after all cleaning: 'keep' ranks them too, "
+            "'drop' leaves them out. Those of users whom --max_users leaves out stay.",
+            "choices": ["keep", "drop"],
+        },
     )
     split: str = field(
         default="leave_one_out",

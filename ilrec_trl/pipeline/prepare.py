@@ -16,10 +16,9 @@ from ..data.interactions import Interactions
 from ..data.prompt_renderer import Prompt, PromptRenderer
 from ..data.prompts import next_item_dataset
 from ..data.splits import NextItemExample, Splits
-from ..data.synthetic import generate_store
-from ..items.catalog_files import find_title_file, read_titles
 from ..items.item_catalog import ItemCatalog
 from ..items.item_trie import ItemTrie
+from .data_source import read_source
 from .options import DataOptions, InputError
 from .prompt_rows import longest_row, prompt_renderer, training_rows
 
@@ -29,11 +28,6 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 FORMAT = 2  # of prepared folders
-# Options that say nothing about a generated store.
-_OF_A_SOURCE = (
-    "data_format", "items", "user_column", "item_column", "time_column", "rating_column", "time_unit", "in_order",
-    "min_rating",
-)  # fmt: skip
 
 
 @dataclass
@@ -159,15 +153,16 @@ def prepare(options: DataOptions, model: str | None = None) -> PreparedData:
         `InputError`: with one line on what is wrong with the data.
     """
     with input_errors():
-        name, interactions, catalog = _read(options)
+        name, interactions, catalog = read_source(options)
         notes = [f"Left out {interactions.bad_rows}."] if len(interactions.bad_rows) else []
         interactions = clean(interactions, options)
+        catalog, unused = _of_interactions(catalog, interactions, options.unused_items)
         if options.max_users is not None and options.max_users < len(interactions):
             notes.append(f"Smoke run: {options.max_users} of {len(interactions)} users, drawn by chance.")
             users = random.Random(0).sample(interactions.users, options.max_users)
             interactions = interactions.filter(users=set(users))
         splits = split(interactions, options)
-        notes += _about(splits, options)
+        notes += _about(splits, options) + unused
         if options.train_users_share != 1:
             share = f"{len(splits.train):,} users ({options.train_users_share:.0%})"
             notes.append(f"Trained on {share}, drawn by chance; all users are asked.")
@@ -192,6 +187,16 @@ def _with_prompts(prepared: PreparedData) -> PreparedData:
     if options.template:
         prepared.options = dataclasses.replace(options, template=[template.source for template in templates])
     return prepared
+
+
+def _of_interactions(catalog: ItemCatalog, interactions: Interactions, rule: str) -> tuple[ItemCatalog, list[str]]:
+    """The catalogue with or without the items that nobody has, and what a reader has to know of them."""
+    unused = sorted(set(catalog.item_ids) - set(interactions.items))
+    number = f"{len(unused):,} of {len(catalog):,} items"
+    if unused and rule == "drop":
+        return catalog.without_items(unused), [f"{number} occur in no interaction and were left out."]
+    note = f"{number} occur in no interaction; they are ranked too (--unused_items drop leaves them out)."
+    return catalog, [note] if unused else []
 
 
 def clean(interactions: Interactions, options: DataOptions) -> Interactions:
@@ -244,44 +249,6 @@ def _about(splits: Splits, options: DataOptions) -> list[str]:
         number = len(splits.without_history)
         notes.append(f"{number} items of validation and test are a user's first, with no history, and are not asked.")
     return notes
-
-
-def _read(options: DataOptions) -> tuple[str, Interactions, ItemCatalog]:
-    if options.data is None:
-        if given := [name for name in _OF_A_SOURCE if getattr(options, name) not in (None, False)]:
-            raise ValueError(f"--{given[0]} is about data of your own; give --data too")
-        store = generate_store(options.store_seed, num_users=options.store_users, num_items=options.store_items)
-        names = list(store.titles.values()), list(store.semantic_ids.values())
-        catalog = ItemCatalog(list(store.titles), *names, kind=options.item_format)
-        return "generated store", store.interactions, catalog
-    catalog = _catalog(options)
-    columns = {name: getattr(options, f"{name}_column") for name in ("user", "item", "time", "rating")}
-    interactions = Interactions.load(
-        options.data,
-        format=options.data_format,
-        columns={role: name for role, name in columns.items() if name is not None},
-        time_unit=options.time_unit,
-        in_order=options.in_order,
-        min_rating=options.min_rating,
-        items=catalog.item_ids,
-        bad_rows=options.bad_rows,
-    )
-    return Path(options.data).resolve().name, interactions, catalog
-
-
-def _catalog(options: DataOptions) -> ItemCatalog:
-    """The items, from `--items` or from beside the interactions."""
-    data = Path(options.data or "")
-    if options.data_format != "hub" and not data.exists():
-        raise FileNotFoundError(f"there is no file or folder {data}; give --data one, or --data_format hub too")
-    source = Path(options.items) if options.items else data if data.is_dir() else data.parent
-    if options.item_format == "titles" and source.is_dir():
-        source = find_title_file(source) or source
-    if not source.is_file():
-        return ItemCatalog.from_lc_rec(source, kind=options.item_format)
-    if options.item_format != "titles":
-        raise ValueError(f"{source} is one file, so it holds titles alone; add --item_format titles or give a folder")
-    return ItemCatalog.from_titles(read_titles(source, bad_rows=options.bad_rows).titles)
 
 
 def _tokenizer(catalog: ItemCatalog, options: DataOptions, model: str | None) -> PreTrainedTokenizerBase:

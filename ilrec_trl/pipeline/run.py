@@ -13,12 +13,11 @@ from typing import TYPE_CHECKING, Any
 
 from ..data.splits import sample
 from ..report.console import metrics_table, seconds_table, show
-from ..report.markdown import ExampleList, render_report, verdict
+from ..report.markdown import ExampleList, epochs_note, render_report, run_settings, verdict
 from ..report.results import MethodRanks, compare_methods, summarise_methods, write_ranks, write_results
 from .baselines import (
     check_teacher,
     popularity_ranks,
-    reward_settings,
     teacher_ranks,
     teacher_reward,
     teacher_settings,
@@ -102,6 +101,8 @@ class Run:
         (self.folder / "report.md").write_text(report)
         show(metrics_table(results["methods"]))
         show(verdict(results).replace("*", ""))
+        if note := epochs_note(run_settings(results)):
+            show(note)
         show(seconds_table("Time", self.seconds))
         show(f"Report: {self.folder / 'report.md'}")
         return results
@@ -126,10 +127,9 @@ class Run:
         """Train one method and save its model and log; returns its settings."""
         with self._stage(f"train {METHODS[method]}"):
             model = build_model(prepared, self.model, seed)
-            reward, settings = None, {}
+            reward, settings = None, dict[str, Any]()
             if method == "ilrec" and self.training.crr_weight != 0:
-                reward = teacher_reward(teacher, prepared, self.teacher, model.device)
-                settings = reward_settings(teacher, self.teacher)
+                reward, settings = teacher_reward(teacher, prepared, self.teacher, model.device)
             folder = self._model_folder(method, seed)
             trained = train_method(
                 method, prepared, model, self.training, self.evaluation, folder, seed=seed, reward_func=reward

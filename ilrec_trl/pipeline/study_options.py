@@ -72,7 +72,7 @@ class StudyOptions:
 PARTS: tuple[Any, ...] = (DataOptions, ModelOptions, TeacherOptions, TrainingOptions, EvaluationOptions)
 # Options of a data set that are the study's own.
 OF_A_STUDY = {"refit": False, "teacher_per_seed": False}
-_MAPPINGS = ("trainer_args", "tasks", "chat_template_kwargs")
+_MAPPINGS = ("trainer_args", "tasks", "chat_template_kwargs", "items_columns")
 _OPTIONS = {option.name: (part, option) for part in PARTS for option in fields(part)}
 
 

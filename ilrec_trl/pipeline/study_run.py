@@ -31,7 +31,6 @@ from ..rewards.sasrec_group import FINISHED_FILE, SASRecGroup
 from .baselines import (
     load_teacher,
     popularity_ranks,
-    reward_settings,
     teacher_ranks,
     teacher_reward,
     teacher_settings,
@@ -188,11 +187,10 @@ class StudyRun:
         settings, prepared = self.settings, self.prepared
         seed, method = settings["seed"], settings["method"]
         model = build_model(prepared, self.model, seed)
-        reward, rewards = None, {}
+        reward, rewards = None, dict[str, Any]()
         if settings["teacher"] is not None:
             teacher = load_teacher(str(self.folder / settings["teacher"]), prepared)
-            reward = teacher_reward(teacher, prepared, self.teacher, model.device)
-            rewards = reward_settings(teacher, self.teacher)
+            reward, rewards = teacher_reward(teacher, prepared, self.teacher, model.device)
         with self._measured() as figures:
             trained = train_method(
                 method, prepared, model, self.training, self.evaluation, folder, seed=seed, reward_func=reward

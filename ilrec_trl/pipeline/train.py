@@ -260,13 +260,17 @@ def learning_rate(prepared: PreparedData, training: TrainingOptions) -> float:
 
 def settings_of(method: str, training: TrainingOptions, seed: int) -> dict[str, Any]:
     """What the report says about a method's training."""
-    settings = {name: value for name, value in dataclasses.asdict(training).items() if name != "trainer_args"}
+    unused = unused_fields(method) | {"trainer_args"}
+    settings = {name: value for name, value in dataclasses.asdict(training).items() if name not in unused}
+    return settings | extra_arguments(method, training) | {"seed": seed}
+
+
+def unused_fields(method: str) -> set[str]:
+    """Fields of TrainingOptions that this method has no use for."""
     unused = set() if method == "ilrec" else set(ILREC_FIELDS)
     if method not in CONFIGS:
         unused |= {option.name for option in dataclasses.fields(PreferenceOptions)}
-    unused |= {name for name, methods in OWN_FIELDS.items() if method not in methods}
-    settings = {name: value for name, value in settings.items() if name not in unused}
-    return settings | extra_arguments(method, training) | {"seed": seed}
+    return unused | {name for name, methods in OWN_FIELDS.items() if method not in methods}
 
 
 def extra_arguments(method: str, training: TrainingOptions) -> dict[str, Any]:

@@ -53,6 +53,8 @@ def render_report(results: dict[str, Any], examples: Sequence[ExampleList] = (),
         _per_seed(results),
         "## Do the methods differ?",
         verdict(results),
+        epochs_note(run_settings(results)),
+        *dict.fromkeys(teacher_note(method["settings"]) for method in results["methods"].values()),
         "Paired t-test over users, `a` minus `b`. It covers the chance of the users drawn, not that of the seed.",
         table(["a", "b", "metric", "difference", "standard error", "p", "seeds"], _paired_rows(results)),
         "## Examples" if examples else "",
@@ -88,6 +90,39 @@ def verdict(results: dict[str, Any]) -> str:
     seeds, users = len(results["seeds"]), results["data"]["test_users"]
     basis = f"{users:,} test users and {seeds} seed{'s' if seeds > 1 else ''}"
     return f"**{shown}**: NDCG@10 {difference}. This rests on {basis}."
+
+
+def teacher_note(settings: dict[str, Any]) -> str:
+    """Two sentences on a method whose rewards came from a SASRec no better than popularity; empty for any other."""
+    figures = settings.get("teacher_ndcg@10")
+    if figures is None or figures["SASRec"] > figures["popularity"]:
+        return ""
+    return (
+        f"SASRec ranks {figures['questions']:,} validation items no better than popularity does (NDCG@10 "
+        f"{figures['SASRec']:.4f} and {figures['popularity']:.4f}). Rewards of such a teacher make ILRec worse than "
+        "SFT more likely than better: train it longer (--sasrec_epochs) or on more users, or leave its rewards out "
+        "(--crr_weight 0)."
+    )
+
+
+def run_settings(results: dict[str, Any]) -> dict[str, list[dict[str, Any]]]:
+    """Settings of every seed's run of each method, as far as seeds differ in them."""
+    return {
+        name: [method["settings"] | figures for figures in method.get("per_seed", [{}])]
+        for name, method in results["methods"].items()
+    }
+
+
+def epochs_note(settings: dict[str, list[dict[str, Any]]]) -> str:
+    """A sentence on methods that were still getting better when training ended, by the settings of their runs."""
+    names = [
+        name
+        for name, runs in settings.items()
+        if any(run.get("best_epoch") is not None and run["best_epoch"] >= run["num_train_epochs"] for run in runs)
+    ]
+    if not names:
+        return ""
+    return f"Best on validation after the last epoch, so that more epochs may rank better: {', '.join(names)}."
 
 
 def _data(results: dict[str, Any]) -> str:

@@ -129,7 +129,8 @@ def write_ranks(ranks: Sequence[MethodRanks], items: Sequence[str], path: str | 
 
 def _seed_figures(entry: MethodRanks) -> dict[str, Any]:
     values = metric_values(entry.starts, entry.ties, CUTS)
-    return {"seed": entry.seed} | {metric: float(values[metric].mean()) for metric in METRICS}
+    figures = {"seed": entry.seed} | {metric: float(values[metric].mean()) for metric in METRICS}
+    return figures | {name: value for name, value in entry.settings.items() if name == "best_epoch"}
 
 
 def _known(ranks: Sequence[MethodRanks]) -> list[tuple[str, int | None]]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from .markdown import METRIC_TITLES, table
+from .markdown import METRIC_TITLES, epochs_note, table, teacher_note
 from .results import METRICS
 from .study_comparison_report import render_comparisons
 
@@ -64,6 +64,7 @@ def _data(name: str, data: dict[str, Any], results: dict[str, Any]) -> list[str]
         f"Full ranking of the test items of all users: mean over seeds, in brackets the standard deviation over them. "
         f"The gain is that of NDCG@10 over {reference}.",
         table(["method", *(METRIC_TITLES[metric] for metric in METRICS), "gain", "seeds"], _rows(data, reference)),
+        *_teacher_notes(data),
         *_most_frequent_target(data, reference),
         *(render_comparisons(data) if data["comparisons"] else []),
         "### Each seed",
@@ -71,6 +72,7 @@ def _data(name: str, data: dict[str, Any], results: dict[str, Any]) -> list[str]
         "### Chosen on validation" if data["tuning"] else "",
         _uneven(data),
         _tuning(data),
+        epochs_note(_trained_settings(data)),
         "### Cost",
         table(["method", "parameters", "training, s", "test, s", "peak memory, MiB", "GPU, MiB"], _cost_rows(data)),
         "### Settings",
@@ -87,6 +89,24 @@ def _rows(data: dict[str, Any], reference: str) -> list[list[str]]:
         gain = f"{method['mean']['ndcg@10'] / basis - 1:+.1%}" if basis and name != reference else "-"
         rows.append([name, *cells, gain, str(len(method["runs"]))])
     return rows
+
+
+def _teacher_notes(data: dict[str, Any]) -> list[str]:
+    """Methods whose teacher was no better than popularity, and what that means."""
+    methods: dict[str, list[str]] = {}
+    for name, runs in _trained_settings(data).items():
+        for settings in runs:
+            if note := teacher_note(settings):
+                methods.setdefault(note, []).append(name)
+    return [f"**{', '.join(dict.fromkeys(names))}:** {note}" for note, names in methods.items()]
+
+
+def _trained_settings(data: dict[str, Any]) -> dict[str, list[dict[str, Any]]]:
+    """What each run of each method was trained with."""
+    return {
+        name: [run.get("trained", {}).get("settings", {}) for run in method["runs"]]
+        for name, method in data["methods"].items()
+    }
 
 
 def _most_frequent_target(data: dict[str, Any], reference: str) -> list[str]:

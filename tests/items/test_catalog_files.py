@@ -89,6 +89,45 @@ def test_further_fields(tmp_path):
         read_titles(tmp_path / "items.item", fields=["price"])
 
 
+LISTS = [
+    {"asin": "B1", "title": "Lute", "category": ["Music", None, "Strings"], "about": None},
+    {"asin": "B2", "title": "Harp", "category": [], "about": ["Of wood."]},
+]
+
+
+@pytest.mark.parametrize("more", ["", "[1]\n"], ids=["all good", "one line is none"])
+def test_lists_of_texts_are_joined(more, tmp_path):
+    """In lines that are read at once, in those that are read one by one, and in tables."""
+    (tmp_path / "meta.jsonl").write_text("\n".join(map(json.dumps, LISTS)) + "\n" + more)
+    pa.parquet.write_table(pa.Table.from_pylist(LISTS), tmp_path / "meta.parquet")
+    for source in (tmp_path / "meta.jsonl", tmp_path / "meta.parquet", Dataset.from_list(LISTS)):
+        found = read_titles(source, fields=["category", "about"], bad_rows="drop")
+        assert found.fields == {"B1": {"category": "Music Strings"}, "B2": {"about": "Of wood."}}
+    # Of other kinds, and none of an id or a title
+    columns = {"asin": ["B1", "B2"], "title": ["Lute", "Harp"]}
+    nested = pa.table(columns | {"category": [[["Music"], ["Lutes"]], None]})
+    assert read_titles(nested, fields=["category"]).fields == {"B1": {"category": "Music Lutes"}}
+    assert read_titles(pa.table(columns | {"category": [1.5, None]}), fields=["category"]).fields["B1"] == {
+        "category": "1.5"
+    }
+    assert not read_titles(pa.table(columns | {"category": [[], []]}), fields=["category"]).fields
+    for wrong in ({"title": [["Gong", "x"], ["y"]]}, {"asin": [["B", "1"], ["B2"]]}):
+        with pytest.raises(ValueError, match="2 whose (title|item) is of a wrong type"):
+            read_titles(pa.table(columns | wrong))
+    with pytest.raises(ValueError, match="2 whose category is of a wrong type"):
+        read_titles(pa.table(columns | {"category": [[b"x"], [b"y"]]}), fields=["category"])
+
+
+def test_lists_of_other_things_are_bad_rows(tmp_path):
+    lines = [*LISTS, {"asin": "B3", "title": "Drum", "category": [["Music", "Drums"], "Loud"]}]
+    lines += [{"asin": "B4", "title": ["Gong"]}, {"asin": "B5", "title": "Bell", "category": [{"a": "b"}]}]
+    (tmp_path / "meta.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    with pytest.raises(ValueError, match=r"1 whose title is .* \(line 4\); 1 whose category is .* \(line 5\)"):
+        read_titles(tmp_path / "meta.jsonl", fields=["category"])
+    found = read_titles(tmp_path / "meta.jsonl", fields=["category"], bad_rows="drop")
+    assert found.fields["B3"] == {"category": "Music Drums Loud"}
+
+
 def test_titles_of_movie_lens_are_latin_1(tmp_path):
     (tmp_path / "movies.dat").write_bytes("1::Misérables, Les (1995)::Drama\n".encode("latin-1"))
     assert read_titles(tmp_path / "movies.dat").titles == {"1": "Misérables, Les (1995)"}

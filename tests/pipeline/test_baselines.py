@@ -5,16 +5,16 @@ import json
 import math
 import shutil
 
+import numpy as np
 import pytest
 import torch
 from transformers.utils import logging
 
 from ilrec_trl.data.splits import NextItemExample, UserSequence
-from ilrec_trl.evaluation.metrics import hit_rate
+from ilrec_trl.evaluation.metrics import hit_rate, ndcg
 from ilrec_trl.items.item_trie import ItemTrie
 from ilrec_trl.pipeline.baselines import (
     popularity_ranks,
-    reward_settings,
     teacher_ranks,
     teacher_reward,
     teacher_settings,
@@ -24,6 +24,7 @@ from ilrec_trl.pipeline.baselines import (
 from ilrec_trl.pipeline.options import DataOptions, InputError
 from ilrec_trl.pipeline.prepare import prepare
 from ilrec_trl.pipeline.teacher_options import TeacherOptions
+from ilrec_trl.report.markdown import teacher_note
 from ilrec_trl.rewards.sasrec import SASRecConfig, SASRecModel
 from ilrec_trl.rewards.sasrec_arguments import num_sasrec_steps
 from ilrec_trl.rewards.transitions import TransitionReward
@@ -93,12 +94,14 @@ def test_a_teacher_no_better_than_popularity_is_warned_of(data_folder, tmp_path,
         prepared = prepare(options)
         torch.manual_seed(0)
         fresh = SASRecModel(SASRecConfig(item_ids=prepared.catalog.item_ids, **config))
-        teacher_reward(fresh, prepared, TeacherOptions())
+        _, settings = teacher_reward(fresh, prepared, TeacherOptions())
+        assert teacher_note(settings) in caplog.text
         assert "ranks 30 validation items no better than popularity does (NDCG@10 0." in caplog.text
         assert " and 1.0000)" in caplog.text
         caplog.clear()
         # One that has learnt something, and validation items that are trained on, are not spoken of
-        teacher_reward(fresh, prepare(dataclasses.replace(options, train_on_validation=True)), TeacherOptions())
+        whole = prepare(dataclasses.replace(options, train_on_validation=True))
+        assert "teacher_ndcg@10" not in teacher_reward(fresh, whole, TeacherOptions())[1]
         circle = prepare(DataOptions(data=str(data_folder)))
         short = TeacherOptions(sasrec_epochs=40, sasrec_folds=1, sasrec_hidden_size=16, sasrec_dropout=0.0)
         teacher_reward(train_teacher(circle, short, tmp_path / "sasrec", seed=0), circle, TeacherOptions())
@@ -112,7 +115,7 @@ def test_a_share_of_the_rewards_is_that_of_transitions(data_folder, tmp_path):
     teacher = SASRecModel(SASRecConfig(item_ids=prepared.catalog.item_ids, hidden_size=8, num_attention_heads=1))
     histories, users = [["1", "2"], ["5"]], [entry.user for entry in prepared.splits.train[:2]]
     scores = {
-        share: teacher_reward(teacher, prepared, TeacherOptions(transition_share=share))(histories, user=users)
+        share: teacher_reward(teacher, prepared, TeacherOptions(transition_share=share))[0](histories, user=users)
         for share in (0.0, 0.25)
     }
     counted = TransitionReward(prepared.splits.train, prepared.item_trie)(histories, user=users)
@@ -121,12 +124,20 @@ def test_a_share_of_the_rewards_is_that_of_transitions(data_folder, tmp_path):
         train_teacher(prepared, TeacherOptions(transition_share=1.0), tmp_path, seed=0)
 
 
-def test_a_saved_teacher_must_know_the_items(data_folder, tmp_path):
+def test_a_saved_teacher_must_know_the_items(data_folder, tmp_path, caplog):
     prepared = prepare(DataOptions(data=str(data_folder)))
     config = SASRecConfig(item_ids=["0", "1"], hidden_size=8, num_attention_heads=1)
     SASRecModel(config).save_pretrained(tmp_path)
     with pytest.raises(InputError, match="does not know item '10'"):
         train_teacher(prepared, TeacherOptions(sasrec=str(tmp_path)), tmp_path, seed=0)
+    config.item_ids = [*prepared.catalog.item_ids, "more"]
+    SASRecModel(config).save_pretrained(tmp_path)
+    logging.enable_propagation()
+    try:
+        train_teacher(prepared, TeacherOptions(sasrec=str(tmp_path)), tmp_path, seed=0)
+    finally:
+        logging.disable_propagation()
+    assert "knows 1 further items, such as 'more', and ranks them too" in caplog.text
 
 
 def test_a_group_of_teachers_is_trained_loaded_and_ranked(data_folder, tmp_path):
@@ -141,16 +152,27 @@ def test_a_group_of_teachers_is_trained_loaded_and_ranked(data_folder, tmp_path)
     ranks = [teacher_ranks(teacher, examples, {}).starts for teacher in (group, loaded)]
     assert ranks[0].tolist() == ranks[1].tolist()
     user = prepared.splits.train[0].user
-    reward = teacher_reward(loaded, prepared, options)
+    reward, _ = teacher_reward(loaded, prepared, options)
     assert reward([["1", "2"]], user=[user]).sum().item() == pytest.approx(1)
     # Rewards at the group's own temperature only where that is asked for
     group.temperature = 2.0
     asked = [["1", "2"]], {"user": [user]}
     own = dataclasses.replace(options, calibrate_rewards=True)
     expected = group.reward_func(prepared.item_trie, 2.0)(asked[0], **asked[1])
-    assert torch.equal(teacher_reward(group, prepared, own)(asked[0], **asked[1]), expected)
+    calibrated, settings = teacher_reward(group, prepared, own)
+    assert torch.equal(calibrated(asked[0], **asked[1]), expected)
     assert torch.equal(reward(asked[0], **asked[1]), group.reward_func(prepared.item_trie)(asked[0], **asked[1]))
-    assert reward_settings(group, own) == {"reward_temperature": 2.0, "transition_share": 0.0}
+    figures = settings.pop("teacher_ndcg@10")
+    assert settings == {"reward_temperature": 2.0, "transition_share": 0.0}
+    # Of the models one by one, not of their mean probability
+    each = [
+        ndcg(teacher_ranks(model, examples, {}).starts, np.ones(len(examples)), 10).mean() for model in group.models
+    ]
+    counted = popularity_ranks(prepared.splits.train, examples, prepared.catalog.item_ids)
+    assert figures["SASRec"] == pytest.approx(np.mean(each), abs=1e-4)
+    assert figures["popularity"] == pytest.approx(ndcg(counted.starts, counted.ties, 10).mean(), abs=1e-4)
+    assert figures["transitions"] > figures["popularity"]  # users go round in a circle
+    assert figures["questions"] == len(examples)
     for wrong in ({"sasrec_folds": 1}, {"reward_temperature": 2.0}):
         with pytest.raises(InputError, match="--calibrate_rewards needs cross-fitted SASRecs"):
             train_teacher(

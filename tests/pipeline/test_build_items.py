@@ -121,6 +121,39 @@ def test_tables_of_items(tmp_path, capsys):
     run("report", "--data", tmp_path / "ids", "--output_dir", tmp_path / "report")
 
 
+@pytest.mark.parametrize("name", ["meta_Arts.json.gz", "meta_Arts.jsonl"])
+def test_amazons_metadata(name, tmp_path, capsys):
+    """JSON lines, with lists among the fields and things that no item text is made of."""
+    lines = [
+        {"parent_asin": f"B{n}", "title": "thing", "store": "Lyon", "categories": [KINDS[n % 3], "all"], "videos": []}
+        for n in range(NUM_ITEMS)
+    ] + [{"parent_asin": "none", "title": None, "store": None, "categories": []}]
+    content = "\n\n".join(map(json.dumps, lines)).encode()
+    (tmp_path / name).write_bytes(gzip.compress(content) if name.endswith(".gz") else content)
+    build = ["build", "--items", tmp_path / name, "--output_dir", tmp_path / "ids", *CODES]
+    assert main(["items", *map(str, build)]) == 2
+    assert f"1 without a title (line {2 * NUM_ITEMS + 1})" in capsys.readouterr().err
+    run(*build, "--bad_rows", "drop")
+    ids = SemanticIds.load(tmp_path / "ids")
+    assert len({(row[0], int(item[1:]) % 3) for item, row in zip(ids.item_ids, ids.codes.tolist(), strict=True)}) == 3
+    about = json.loads((tmp_path / "ids/item.json").read_text())
+    assert about["B4"] == {"title": "thing", "brand": "Lyon", "categories": "screw all"}
+
+
+def test_columns_of_other_names(tmp_path, capsys):
+    rows = [f"{n},{KINDS[n % 3]} {n}" for n in range(NUM_ITEMS)]
+    (tmp_path / "items.csv").write_text("\n".join(["sku,product", *rows]))
+    build = ["build", "--items", tmp_path / "items.csv", "--output_dir", tmp_path / "ids", *CODES]
+    assert main(["items", *map(str, build)]) == 2
+    assert "name yours with columns={'item': ...} or --items_columns" in capsys.readouterr().err
+    columns = ["--items_columns", '{"item": "sku", "title": "product"}']
+    run(*build, *columns)
+    assert json.loads((tmp_path / "ids/item.json").read_text())["4"] == {"title": "screw 4"}
+    build = ["build", "--items", tmp_path / "ids/item.json", "--output_dir", tmp_path / "x", *CODES, *columns]
+    assert main(["items", *map(str, build)]) == 2
+    assert "--items_columns names columns of a table" in capsys.readouterr().err
+
+
 def test_vectors_of_ones_own_in_any_order(folder, capsys):
     order = np.random.default_rng(0).permutation(NUM_ITEMS)
     vectors = np.random.default_rng(1).normal(size=(NUM_ITEMS, 4))

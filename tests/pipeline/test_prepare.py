@@ -180,6 +180,27 @@ def test_titles_from_a_file(shop, tmp_path):
     assert prepared.summary()["test_users"] == NUM_USERS
     with pytest.raises(InputError, match="titles alone; add --item_format titles"):
         prepare(DataOptions(**options))
+    titles.write_text(titles.read_text().replace("item_id,title", "sku,product"))
+    named = prepare(DataOptions(**options, item_format="titles", items_columns='{"item": "sku", "title": "product"}'))
+    assert named.catalog.texts == prepared.catalog.texts
+
+
+@pytest.mark.parametrize("item_format", ["semantic_ids", "titles"])
+def test_items_that_nobody_has(data_folder, tmp_path, item_format):
+    """They are ranked and spoken of, or left out."""
+    shutil.copytree(data_folder, tmp_path / "data")
+    (tmp_path / "data/inter.json").write_text(json.dumps({"a": [1, 2, 3], "b": [2, 3, 1]}))
+    options = {"data": str(tmp_path / "data"), "item_format": item_format, "vocab_size": 300}
+    kept = prepare(DataOptions(**options))
+    assert len(kept.item_trie) == NUM_ITEMS == 24
+    assert (
+        "21 of 24 items occur in no interaction; they are ranked too (--unused_items drop leaves them out)."
+        in kept.notes
+    )
+    left = prepare(DataOptions(**options, unused_items="drop"))
+    assert set(left.catalog.item_ids) == set(left.item_trie.item_ids) == {"1", "2", "3"}
+    assert "21 of 24 items occur in no interaction and were left out." in left.notes
+    assert left.splits == kept.splits
 
 
 @pytest.mark.parametrize(
@@ -194,6 +215,10 @@ def test_titles_from_a_file(shop, tmp_path):
         ({"bad_rows": "drop", "test_start": "2020-01-01"}, "are for --split global_time"),
         ({"bad_rows": "drop", "split": "global_time"}, "needs either `validation_start` and `test_start`"),
         ({"data": None, "min_rating": 3.0}, "--items is about data of your own"),
+        ({"items_columns": '{"item": "sku"}'}, "names columns of a table, and .* is a folder"),
+        ({"items_columns": "sku"}, "--items_columns is not JSON"),
+        ({"items_columns": '{"item": 1}'}, "expected names of columns, such as"),
+        ({"items": "/does/not/exist.csv"}, "no file or folder /does/not/exist.csv; give --items one"),
     ],
 )
 def test_options_of_a_source_that_do_not_fit(data_folder, shop, options, message):

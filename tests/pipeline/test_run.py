@@ -54,7 +54,7 @@ def test_results_have_the_agreed_form(results):
 def test_sft_and_ilrec_had_the_same_budget(results):
     sft, ilrec = (results["methods"][name]["settings"] for name in ("SFT", "ILRec"))
     own = {"intermediate_layers", "cpo_beta", "cpd_weight", "crr_weight", "best_epoch", "validation_ndcg@10"}
-    own |= {"reward_temperature", "transition_share"}
+    own |= {"reward_temperature", "transition_share", "teacher_ndcg@10"}
     assert (ilrec["reward_temperature"], ilrec["transition_share"]) == (1.0, 0.0)
     assert {name: value for name, value in sft.items() if name not in own} == {
         name: value for name, value in ilrec.items() if name not in own
@@ -147,6 +147,10 @@ def test_the_stages_one_by_one(data_folder, tmp_path, capsys):
     assert main(["evaluate", "--prepared", prepared, "--model", model, "--split", "validation"]) == 0
     assert "model" in capsys.readouterr().out
     assert main(["evaluate", "--prepared", prepared, "--model", sasrec + "-not-there"]) == 2
+    # What has no effect is said, so that one configuration may serve all methods
+    sft = [*train[:3], "--output_dir", model, *SMALL[:8], "--num_train_epochs", "1", "--method", "sft"]
+    assert main([*sft, "--sasrec", sasrec, "--crr_weight", "2", "--preference_beta", "2"]) == 0
+    assert "SFT does not use --crr_weight, --preference_beta, --sasrec" in " ".join(capsys.readouterr().out.split())
 
 
 def test_environment_names_versions_and_device():

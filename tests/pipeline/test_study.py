@@ -16,9 +16,11 @@ import pytest
 import yaml
 
 from ilrec_trl.cli import main
+from ilrec_trl.pipeline.data_source import items_columns
+from ilrec_trl.pipeline.options import mapping
 from ilrec_trl.pipeline.study_estimate import plan_rows
 from ilrec_trl.pipeline.study_jobs import study_jobs
-from ilrec_trl.pipeline.study_options import StudyOptions
+from ilrec_trl.pipeline.study_options import StudyOptions, parts_of, read_options
 from ilrec_trl.pipeline.study_plan import read_study
 from tests.pipeline.conftest import NUM_USERS
 from tests.references import naive_expected_metrics
@@ -328,6 +330,14 @@ def test_refit_trains_on_validation_items_for_the_chosen_epochs(declare, tmp_pat
         "SASRec/refit/seed4/ranks.parquet",
         "SASRec_ensemble/refit/seed4/ranks.parquet",
     ]
+
+
+def test_mappings_may_stand_in_the_file_as_such():
+    columns, extra = {"item": "sku", "title": "product"}, {"adam_beta2": 0.98}
+    read = read_options({"data": "x", "items_columns": columns, "trainer_args": extra}, "data: shop")
+    data, _, _, training, _ = parts_of(read)
+    assert items_columns(data.items_columns) == columns
+    assert mapping("trainer_args", training.trainer_args, "{}") == extra
 
 
 @pytest.mark.parametrize(

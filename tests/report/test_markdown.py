@@ -1,9 +1,19 @@
 """What a reader of `report.md` sees."""
 
+import numpy as np
 import pytest
 
-from ilrec_trl.report.markdown import ExampleList, render_report, table, verdict
-from ilrec_trl.report.results import METRICS
+from ilrec_trl.report.markdown import (
+    ExampleList,
+    epochs_note,
+    render_report,
+    run_settings,
+    table,
+    teacher_note,
+    verdict,
+)
+from ilrec_trl.report.results import METRICS, MethodRanks, summarise_methods
+from ilrec_trl.report.study_report import _teacher_notes
 
 
 def results(difference=0.01, p_value=0.2):
@@ -65,6 +75,33 @@ def test_verdict(difference, p_value, words):
     sentence = verdict(results(difference, p_value))
     assert words in sentence
     assert f"{difference:+.4f} ± 0.0020" in sentence
+
+
+@pytest.mark.parametrize("sasrec", [0.1, 0.2])
+def test_a_teacher_no_better_than_popularity_is_spoken_of(sasrec):
+    shown = results()
+    figures = {"SASRec": sasrec, "transitions": 0.3, "popularity": 0.1, "questions": 2000}
+    shown["methods"]["ILRec"]["settings"] = {"teacher_ndcg@10": figures}
+    said = "SASRec ranks 2,000 validation items no better than popularity does (NDCG@10 0.1000 and 0.1000)."
+    assert (said in render_report(shown)) == (sasrec == 0.1)
+    assert not teacher_note({"learning_rate": 0.002})
+    run = {"seed": 0, "trained": {"settings": shown["methods"]["ILRec"]["settings"]}}
+    notes = _teacher_notes({"methods": {"ILRec": {"runs": [run, run]}, "popularity": {"runs": [{"seed": None}]}}})
+    assert [note.startswith(f"**ILRec:** {said}") for note in notes] == [True] * (sasrec == 0.1)
+
+
+def test_methods_that_were_still_getting_better_are_named():
+    runs = {"SFT": [{"best_epoch": 3.0, "num_train_epochs": 6.0}, {"best_epoch": 6.0, "num_train_epochs": 6.0}]}
+    others = {"ILRec": [{"best_epoch": 5.0, "num_train_epochs": 6.0}], "popularity": [{}], "fixed": [{"seed": 0}]}
+    assert epochs_note(runs | others).endswith("more epochs may rank better: SFT.")
+    assert epochs_note(others) == ""
+    # The second seed's, of which the report has no settings
+    users, none = ["u"], np.ones(1)
+    seeds = [
+        MethodRanks("SFT", users, none, none, seed, {"num_train_epochs": 6, "best_epoch": 5 + seed}) for seed in (0, 1)
+    ]
+    assert "SFT" in epochs_note(run_settings({"methods": summarise_methods(seeds)}))
+    assert epochs_note(run_settings({"methods": summarise_methods(seeds[:1])})) == ""
 
 
 def test_no_verdict_without_the_pair():
