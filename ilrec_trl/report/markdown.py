@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import inf
 from typing import Any
 
 from .results import METRICS
@@ -114,11 +115,15 @@ def run_settings(results: dict[str, Any]) -> dict[str, list[dict[str, Any]]]:
 
 
 def epochs_note(settings: dict[str, list[dict[str, Any]]]) -> str:
-    """A sentence on methods that were still getting better when training ended, by the settings of their runs."""
+    """
+    A sentence on methods that were still getting better when training ended, by the settings of their runs. Those with
+    preference steps after SFT, whose epochs of SFT nobody ranks, are not among them.
+    """
     names = [
         name
         for name, runs in settings.items()
-        if any(run.get("best_epoch") is not None and run["best_epoch"] >= run["num_train_epochs"] for run in runs)
+        if any((run.get("best_epoch") or 0) >= run.get("num_train_epochs", inf) for run in runs)
+        and not any("preference_steps" in run for run in runs)
     ]
     if not names:
         return ""

@@ -92,7 +92,12 @@ def test_a_teacher_no_better_than_popularity_is_spoken_of(sasrec):
 
 def test_methods_that_were_still_getting_better_are_named():
     runs = {"SFT": [{"best_epoch": 3.0, "num_train_epochs": 6.0}, {"best_epoch": 6.0, "num_train_epochs": 6.0}]}
-    others = {"ILRec": [{"best_epoch": 5.0, "num_train_epochs": 6.0}], "popularity": [{}], "fixed": [{"seed": 0}]}
+    others = {
+        "ILRec": [{"best_epoch": 5.0, "num_train_epochs": 6.0}],
+        "popularity": [{}],
+        "fixed": [{"num_train_epochs": 6.0}],
+    }
+    others["DPO"] = [{"best_epoch": 7.0, "num_train_epochs": 7.0, "preference_steps": 403}]
     assert epochs_note(runs | others).endswith("more epochs may rank better: SFT.")
     assert epochs_note(others) == ""
     # The second seed's, of which the report has no settings
