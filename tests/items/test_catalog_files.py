@@ -196,6 +196,8 @@ def naive_lines(lines):
             return None
         if not isinstance(row, dict) or not all(isinstance(row.get(name), str) for name in ("asin", "title")):
             return None
+        if not isinstance(row.get("brand"), str | None):
+            return None
         title = clean_title(row["title"])
         if not row["asin"].strip() or not title or titles.setdefault(row["asin"], title) != title:
             return None
