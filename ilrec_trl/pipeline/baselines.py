@@ -140,7 +140,7 @@ def _validation_figures(teacher: SASRecModel | SASRecGroup, prepared: PreparedDa
     ]
     figures = {"SASRec": np.mean([ndcg(ranks, np.ones(len(ranks)), 10).mean() for ranks in each])}
     figures |= {ranks.method: ndcg(ranks.starts, ranks.ties, 10).mean() for ranks in counted}
-    return {name: round(float(value), 4) for name, value in figures.items()} | {"questions": len(examples)}
+    return {name: float(value) for name, value in figures.items()} | {"questions": len(examples)}
 
 
 def _temperature(teacher: SASRecModel | SASRecGroup, options: TeacherOptions) -> float:

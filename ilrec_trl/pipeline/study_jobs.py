@@ -10,16 +10,15 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from .options import DataOptions, TrainingOptions
+from .options import DataOptions
 from .study_options import OF_A_STUDY, PARTS, merge_options, parts_of, read_options
 from .study_plan import DataSet, Job, Method, StudyPlan, candidate_name, is_finished, slug
 from .teacher_options import TeacherOptions
-from .train import extra_arguments, settings_of
+from .train import extra_arguments, unused_fields
 
 
 _REWARD = {"reward_temperature", "calibrate_rewards", "transition_share"}
 _TEACHER = {option.name for option in dataclasses.fields(TeacherOptions)} - _REWARD
-_TRAINING = {option.name for option in dataclasses.fields(TrainingOptions)}
 _OPTIONS = {option.name for part in PARTS for option in dataclasses.fields(part)}
 _SEVERAL = {"sasrec_folds", "sasrec_ensemble"}
 # What decides the data and the questions: `model` has the tokenizer.
@@ -147,7 +146,7 @@ class _DataJobs:
         if trained_as is not None:
             needs.append(trained_as)
         training = parts_of(options)[3]
-        unused |= _TRAINING - settings_of(method.method, training, seed).keys() - {"trainer_args"}
+        unused |= unused_fields(method.method)
         options = options | {"trainer_args": extra_arguments(method.method, training) or None}
         about = {
             "method": method.method,
