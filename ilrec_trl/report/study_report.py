@@ -57,15 +57,19 @@ def _data(name: str, data: dict[str, Any], results: dict[str, Any]) -> list[str]
         if key in about
     )
     reference = results["reference"]
+    partial = {method for method in data["methods"] if _lacks_runs(f"{name}: {method}", results["missing"])}
     return [
         f"## {name}",
         f"{sizes}." if sizes else "",
         notes,
-        f"Full ranking of the test items of all users: mean over seeds, in brackets the standard deviation over them. "
-        f"The gain is that of NDCG@10 over {reference}.",
-        table(["method", *(METRIC_TITLES[metric] for metric in METRICS), "gain", "seeds"], _rows(data, reference)),
+        "Full ranking of the test items of all users: mean over seeds, in brackets the standard deviation over them."
+        f" Gains are of NDCG@10 over {reference}{', on common seeds where runs are missing' if partial else ''}.",
+        table(
+            ["method", *(METRIC_TITLES[metric] for metric in METRICS), "gain", "seeds"],
+            _rows(data, reference, partial),
+        ),
         *_teacher_notes(data),
-        *_most_frequent_target(data, reference),
+        *_most_frequent_target(data, reference, partial),
         *(render_comparisons(data) if data["comparisons"] else []),
         "### Each seed",
         table(["method", "seed", *(METRIC_TITLES[metric] for metric in METRICS)], _seed_rows(data)),
@@ -80,14 +84,30 @@ def _data(name: str, data: dict[str, Any], results: dict[str, Any]) -> list[str]
     ]
 
 
-def _rows(data: dict[str, Any], reference: str) -> list[list[str]]:
+def _lacks_runs(method: str, missing: list[str]) -> bool:
+    return any(title.startswith(f"{method} seed ") for title in missing)
+
+
+def _gain(methods: dict[str, Any], name: str, reference: str, key: str, partial: set[str]) -> str:
+    """Relative gain over the reference: of the means, or of those over common seeds where either has runs missing."""
+    if reference not in methods or name == reference:
+        return "-"
+    a, b = methods[name], methods[reference]
+    means = a["mean"][key], b["mean"][key]
+    if {name, reference} & partial:
+        by_seed = [{run["seed"]: run[key] for run in method["runs"]} for method in (a, b)]
+        common = by_seed[0].keys() & by_seed[1].keys()
+        if common:
+            means = tuple(sum(runs[seed] for seed in common) / len(common) for runs in by_seed)
+    return f"{means[0] / means[1] - 1:+.1%}" if means[1] else "-"
+
+
+def _rows(data: dict[str, Any], reference: str, partial: set[str]) -> list[list[str]]:
     methods = data["methods"]
-    basis = methods[reference]["mean"]["ndcg@10"] if reference in methods else 0.0
     rows = []
     for name, method in methods.items():
         cells = [f"{method['mean'][metric]:.4f}{_bracket(method['deviation'][metric])}" for metric in METRICS]
-        gain = f"{method['mean']['ndcg@10'] / basis - 1:+.1%}" if basis and name != reference else "-"
-        rows.append([name, *cells, gain, str(len(method["runs"]))])
+        rows.append([name, *cells, _gain(methods, name, reference, "ndcg@10", partial), str(len(method["runs"]))])
     return rows
 
 
@@ -109,18 +129,17 @@ def _trained_settings(data: dict[str, Any]) -> dict[str, list[dict[str, Any]]]:
     }
 
 
-def _most_frequent_target(data: dict[str, Any], reference: str) -> list[str]:
+def _most_frequent_target(data: dict[str, Any], reference: str, partial: set[str]) -> list[str]:
     """How much of each method's NDCG@10 comes from the target that most questions have."""
     target, methods = data["most_frequent_target"], data["methods"]
     if target["share"] in (0, 1):
         return []
     key = "ndcg@10_of_others"
-    basis = methods[reference]["mean"][key] if reference in methods else 0.0
     rows = []
     for name, method in methods.items():
         others = method["mean"][key]
         share = method["mean"]["ndcg@10"] - others * (1 - target["share"])
-        gain = f"{others / basis - 1:+.1%}" if basis and name != reference else "-"
+        gain = _gain(methods, name, reference, key, partial)
         rows.append([name, f"{share:.4f}", f"{others:.4f}{_bracket(method['deviation'][key])}", gain])
     return [
         "### What one target decides",

@@ -1,5 +1,6 @@
 """A small grid from its declaration to its report: killed, gone on with, changed, tuned, refitted."""
 
+import copy
 import json
 import math
 import shutil
@@ -22,6 +23,7 @@ from ilrec_trl.pipeline.study_estimate import plan_rows
 from ilrec_trl.pipeline.study_jobs import study_jobs
 from ilrec_trl.pipeline.study_options import StudyOptions, parts_of, read_options
 from ilrec_trl.pipeline.study_plan import read_study
+from ilrec_trl.report.study_report import render_study_report
 from tests.pipeline.conftest import NUM_USERS
 from tests.references import naive_expected_metrics
 
@@ -270,6 +272,22 @@ def test_a_run_that_is_missing_is_named(declare, finished, tmp_path):
     report = (tmp_path / "runs/report.md").read_text()
     assert "runs are missing" in report
     assert "circle: SFT learning_rate=0.0001" in report
+
+
+@pytest.mark.parametrize("lacking", ["SFT", "ILRec, k = 1"])
+def test_gains_over_methods_with_missing_runs_are_of_common_seeds(results, lacking):
+    results = copy.deepcopy(results)
+    methods = results["data"]["circle"]["methods"]
+    keys = ("ndcg@10", "ndcg@10_of_others")
+    (kept,) = (run for run in methods[lacking]["runs"] if run["seed"] == 1)
+    methods[lacking] |= {"runs": [kept], "mean": methods[lacking]["mean"] | {key: kept[key] for key in keys}}
+    results["missing"] = [f"circle: {lacking} seed 0"]
+    report = render_study_report(results)
+    assert "over SFT, on common seeds where runs are missing." in report
+    sft, ilrec = (next(run for run in methods[name]["runs"] if run["seed"] == 1) for name in ("SFT", "ILRec, k = 1"))
+    rows = [[cell.strip() for cell in line.split("|")] for line in report.splitlines() if "| ILRec, k = 1 |" in line]
+    assert rows[0][8] == f"{ilrec['ndcg@10'] / sft['ndcg@10'] - 1:+.1%}"
+    assert rows[1][4] == f"{ilrec['ndcg@10_of_others'] / sft['ndcg@10_of_others'] - 1:+.1%}"
 
 
 def test_the_plan_names_runs_and_their_time(declare, tmp_path, capsys):
