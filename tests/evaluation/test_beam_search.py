@@ -272,10 +272,11 @@ def test_excluded_items_take_no_beam(name, num_beams, model, token_scores):
         expected = naive_beam_search(token_scores[name][row], sequences, num_beams, excluded=set(exclude[row]))
         assert_equal_rankings(found[row], expected)
     assert not {tokens for tokens, _ in found[0]} & {tokens for tokens, _ in best[0][:4]}
-    assert found[2] == found_by_search(model, trie, num_beams)[2]
+    # To within rounding, which depends on how many beams the other rows have
+    assert_equal_rankings(found[2], found_by_search(model, trie, num_beams)[2])
     everything = found_by_search(model, trie, num_beams, exclude=[list(sequences), [], []])
     assert everything[0] == []
-    assert everything[1] == found_by_search(model, trie, num_beams)[1]
+    assert_equal_rankings(everything[1], found_by_search(model, trie, num_beams)[1])
 
 
 def test_neither_the_batch_nor_its_padding_matters(model):
