@@ -65,8 +65,10 @@ class Baseline:
             self.model.fit_partial(data, min_epochs=epochs, max_epochs=epochs)
         else:
             self.model.fit(data)
-        if self.task["model"] == "ease":  # ranking reads the transpose, and would copy it for every few users
-            self.model.weight = np.asfortranarray(self.model.weight)
+        if self.task["model"] == "ease":
+            # A column holds the weights of the item that is scored, but RecTools 0.19.0 ranks by the rows. Its ranking
+            # also reads this view without the copy that it would make for every few users.
+            self.model.weight = self.model.weight.T
 
     def dataset(self, sequences: list[list[int]]) -> Dataset:
         """Known items of users 0, 1, 2 and so on. All data sets number the items alike, as EASE and its like need."""
