@@ -66,9 +66,23 @@ class Baseline:
         else:
             self.model.fit(data)
         if self.task["model"] == "ease":
-            # A column holds the weights of the item that is scored, but RecTools 0.19.0 ranks by the rows. Its ranking
-            # also reads this view without the copy that it would make for every few users.
-            self.model.weight = self.model.weight.T
+            self.turn_round(sequences[0])
+
+    def turn_round(self, items: list[int]) -> None:
+        """
+        A column of EASE's weights says how much each item counts for one, but RecTools 0.19.0 ranks by the rows. Its
+        ranking also reads the transpose without the copy that it would make for every few users.
+        """
+        weights = self.model.weight
+        self.model.weight = weights.T
+        ((_, top),) = self.recommend([items], 1)
+        own, first = np.searchsorted(self.known, np.unique(items)), np.searchsorted(self.known, top[Columns.Item][0])
+        expected, score = weights[own, first].sum(), top[Columns.Score][0]
+        if not np.isclose(expected, score, rtol=1e-3):
+            raise ValueError(
+                f"EASE scores an item {score:.4g}, by the columns of its weights {expected:.4g}: this RecTools no "
+                "longer ranks by the rows; leave its weights as they are."
+            )
 
     def dataset(self, sequences: list[list[int]]) -> Dataset:
         """Known items of users 0, 1, 2 and so on. All data sets number the items alike, as EASE and its like need."""
