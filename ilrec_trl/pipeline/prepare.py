@@ -12,6 +12,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from ..data.interactions import Interactions
 from ..data.prompt_renderer import Prompt, PromptRenderer
 from ..data.prompts import next_item_dataset
@@ -175,6 +177,7 @@ def prepare(options: DataOptions, model: str | None = None) -> PreparedData:
         shared = len(catalog) - len({tuple(item_trie.sequence(item)) for item in catalog.item_ids})
         if shared:
             notes.append(f"{shared} items share all their tokens with an earlier item; ranks are expected ranks.")
+        notes += _no_repeats(interactions)
         prepared = PreparedData(name, options, interactions, splits, catalog, tokenizer, item_trie, notes, model)
         return _with_prompts(prepared)
 
@@ -249,6 +252,15 @@ def _about(splits: Splits, options: DataOptions) -> list[str]:
         number = len(splits.without_history)
         notes.append(f"{number} items of validation and test are a user's first, with no history, and are not asked.")
     return notes
+
+
+def _no_repeats(interactions: Interactions) -> list[str]:
+    """What a ranking that offers a user's own items again can only lose by."""
+    columns = interactions.columns
+    pairs = columns.user_rows().astype(np.int64) * len(columns.items) + columns.item_codes
+    if len(np.unique(pairs)) < len(pairs):
+        return []
+    return ["No user has an item twice; --exclude_history leaves out of the ranking what a user has had."]
 
 
 def _tokenizer(catalog: ItemCatalog, options: DataOptions, model: str | None) -> PreTrainedTokenizerBase:

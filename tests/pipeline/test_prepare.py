@@ -21,7 +21,19 @@ def test_summary(data_folder):
     summary = prepared.summary()
     assert (summary["name"], summary["users"], summary["items"]) == (data_folder.name, NUM_USERS, NUM_ITEMS)
     assert summary["test_users"] == NUM_USERS
-    assert summary["notes"] == ["1 items share all their tokens with an earlier item; ranks are expected ranks."]
+    assert summary["notes"] == [
+        "1 items share all their tokens with an earlier item; ranks are expected ranks.",
+        "No user has an item twice; --exclude_history leaves out of the ranking what a user has had.",
+    ]
+
+
+def test_an_item_bought_again_leaves_the_history_in_the_ranking(data_folder, tmp_path):
+    shutil.copytree(data_folder, tmp_path / "data")
+    sequences = json.loads((data_folder / "inter.json").read_text())
+    user, items = next(iter(sequences.items()))
+    edit(tmp_path / "data", "inter.json", sequences | {user: [*items, items[0]]})
+    notes = prepare(DataOptions(data=str(tmp_path / "data"))).notes
+    assert not any("--exclude_history" in note for note in notes)
 
 
 def test_save_and_load_give_the_same(prepared, tmp_path):
