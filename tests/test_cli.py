@@ -98,9 +98,10 @@ def test_the_studies_are_understood(config, tmp_path):
     text = config.read_text()
     for name in ("PATH/TO/instruments", "PATH/TO/industrial", "PATH/TO/ml-100k", "runs/industrial_ids"):
         text = text.replace(f"data: {name}", f"data: {tmp_path}")
-    for ranks in re.findall("runs/rectools_instruments/(.*)", text):  # baselines from files
+    baselines = re.compile(r"runs/rectools_\w+/(\w+\.parquet)")  # from files
+    for ranks in baselines.findall(text):
         (tmp_path / ranks).touch()
-    text = text.replace("runs/rectools_instruments", str(tmp_path))
+    text = baselines.sub(rf"{tmp_path}/\1", text)
     given.write_text(text)
     (options,) = _parse("study", "", COMMANDS["study"][1], ["--config", str(given), "--jobs", "2"])
     plan = read_study(options)
