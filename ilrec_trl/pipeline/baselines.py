@@ -103,17 +103,18 @@ def teacher_reward(
     prepared: PreparedData,
     options: TeacherOptions,
     device: torch.device | None = None,
+    exclude_history: bool = False,
 ) -> tuple[RewardFunc, dict[str, Any]]:
     """
     The scores in training: SASRec's, with a share of what followed what where that is asked for. A SASRec that ranks
-    validation items no better than popularity is warned of.
+    validation items, as the methods will be ranked, no better than popularity is warned of.
 
     Returns:
         `tuple`: The rewards, and what the report says about them.
     """
     temperature, share = _temperature(teacher, options), options.transition_share
     settings: dict[str, Any] = {"reward_temperature": temperature, "transition_share": share}
-    if figures := _validation_figures(teacher, prepared):
+    if figures := _validation_figures(teacher, prepared, exclude_history):
         settings["teacher_ndcg@10"] = figures
         if note := teacher_note(settings):
             logger.warning(note)
@@ -127,16 +128,18 @@ def teacher_reward(
     return reward_func, settings
 
 
-def _validation_figures(teacher: SASRecModel | SASRecGroup, prepared: PreparedData) -> dict[str, float]:
+def _validation_figures(
+    teacher: SASRecModel | SASRecGroup, prepared: PreparedData, exclude_history: bool
+) -> dict[str, float]:
     """NDCG@10 of SASRec and of what needs no training on validation items, and how many were asked, if they can be."""
     train, examples = prepared.splits.train, sample(prepared.splits.validation, _ASKED)
     if prepared.options.train_on_validation or not examples:
         return {}
     # Each user of the training is scored by few of the models, so not their mean probability counts but their mean
-    each = [evaluate_sasrec(model, examples) for model in _models(teacher)]
+    each = [evaluate_sasrec(model, examples, exclude_history=exclude_history) for model in _models(teacher)]
     counted = [
-        popularity_ranks(train, examples, prepared.catalog.item_ids),
-        transition_ranks(train, examples, prepared.item_trie),
+        popularity_ranks(train, examples, prepared.catalog.item_ids, exclude_history),
+        transition_ranks(train, examples, prepared.item_trie, exclude_history),
     ]
     figures = {"SASRec": np.mean([ndcg(ranks, np.ones(len(ranks)), 10).mean() for ranks in each])}
     figures |= {ranks.method: ndcg(ranks.starts, ranks.ties, 10).mean() for ranks in counted}

@@ -190,7 +190,8 @@ class StudyRun:
         reward, rewards = None, dict[str, Any]()
         if settings["teacher"] is not None:
             teacher = load_teacher(str(self.folder / settings["teacher"]), prepared)
-            reward, rewards = teacher_reward(teacher, prepared, self.teacher, model.device)
+            exclude = self.evaluation.exclude_history
+            reward, rewards = teacher_reward(teacher, prepared, self.teacher, model.device, exclude)
         with self._measured() as figures:
             trained = train_method(
                 method, prepared, model, self.training, self.evaluation, folder, seed=seed, reward_func=reward

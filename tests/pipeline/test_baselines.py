@@ -81,6 +81,25 @@ def test_without_validation_items_fewer_updates_have_to_do(data_folder, tmp_path
     assert asked == [steps]
 
 
+def test_the_teacher_is_judged_as_the_methods_are_ranked(data_folder):
+    prepared = prepare(DataOptions(data=str(data_folder)))
+    torch.manual_seed(0)
+    fresh = SASRecModel(SASRecConfig(item_ids=prepared.catalog.item_ids, hidden_size=8, num_attention_heads=1))
+    train, examples = prepared.splits.train, prepared.splits.validation
+    found = []
+    for exclude in (False, True):
+        figures = teacher_reward(fresh, prepared, TeacherOptions(), exclude_history=exclude)[1]["teacher_ndcg@10"]
+        ranks = [
+            teacher_ranks(fresh, examples, {}, exclude),
+            popularity_ranks(train, examples, prepared.catalog.item_ids, exclude),
+            transition_ranks(train, examples, prepared.item_trie, exclude),
+        ]
+        expected = {each.method: ndcg(each.starts, each.ties, 10).mean() for each in ranks}
+        assert figures == pytest.approx(expected | {"questions": len(examples)})
+        found.append(figures)
+    assert all(found[0][name] < found[1][name] for name in ("SASRec", "popularity"))
+
+
 def test_a_teacher_no_better_than_popularity_is_warned_of(data_folder, tmp_path, caplog):
     (tmp_path / "bestseller").mkdir()
     shutil.copyfile(data_folder / "index.json", tmp_path / "bestseller/index.json")
