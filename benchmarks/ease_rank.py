@@ -1,5 +1,5 @@
 """
-How many dimensions EASE needs: NDCG@10 on validation items of all of it and of the nearest models of fewer dimensions.
+How many dimensions EASE needs: NDCG@10 on validation items, of EASE whole and of the nearest models of fewer.
 
     python benchmarks/ease_rank.py --data ../shared/data/instruments --exclude_history
 
@@ -68,19 +68,21 @@ def main(arguments: list[str] | None = None) -> None:
     items, asked = prepared.catalog.item_ids, prepared.splits.validation
     train = bags((own for _, own in prepared.splits.train), items)  # (U, I)
     histories = bags((example.history for example in asked), items)  # (U, I)
-    targets = torch.tensor([items.index(example.item) for example in asked])  # (U,)
+    number = {item: place for place, item in enumerate(items)}
+    targets = torch.tensor([number[example.item] for example in asked])  # (U,)
     weights = ease(train, options.regularization)  # (I, I)
     found = {"all": [ndcg(histories @ weights, histories, targets, options.exclude_history)]}
     fitted = train @ weights  # (U, I)
     variances, axes = torch.linalg.eigh(fitted.T @ fitted)  # (I,), (I, I), the least first
     total = variances.clamp(min=0).sum()
-    for number in (number for number in DIMENSIONS if number < len(items)):
-        kept = axes[:, -number:]  # (I, r)
+    for size in (size for size in DIMENSIONS if size < len(items)):
+        kept = axes[:, -size:]  # (I, r)
         scores = histories @ (weights @ kept) @ kept.T  # (U, I)
-        found[str(number)] = [ndcg(scores, histories, targets, options.exclude_history)]
-        share = float(variances[-number:].sum() / total)
-        print(f"{number:5} dimensions hold {share:.3f} of the training scores")  # noqa: T201
+        found[str(size)] = [ndcg(scores, histories, targets, options.exclude_history)]
+        share = float(variances[-size:].sum() / total)
+        print(f"{size:5} dimensions hold {share:.3f} of the training scores")  # noqa: T201
     case = f"{prepared.name}, {len(asked)} validation users, regularization {options.regularization:g}"
+    case += ", without the history" if options.exclude_history else ""
     rows = compare("ease_rank", case, "NDCG@10", "1", found, "all")
     for row in rows:
         print(f"{row['system']:>5} dimensions {row['p50']:>10} {row['ratio']}")  # noqa: T201

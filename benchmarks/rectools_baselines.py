@@ -2,7 +2,7 @@
 Baselines of a maintained library: RecTools' SASRec, EASE and item neighbours, tuned on the validation users of
 prepared data and ranked for all test users over the whole catalogue. From the root of the repository:
 
-    python -m venv rectools && rectools/bin/pip install torch 'rectools[torch]'
+    python -m venv rectools && rectools/bin/pip install torch 'rectools[torch]==0.19.0'
     ilrec prepare --data FOLDER --output_dir runs/data
     python benchmarks/rectools_baselines.py --prepared runs/data --output runs/rectools \
         --library-python rectools/bin/python

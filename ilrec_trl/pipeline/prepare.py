@@ -255,12 +255,12 @@ def _about(splits: Splits, options: DataOptions) -> list[str]:
 
 
 def _no_repeats(interactions: Interactions) -> list[str]:
-    """What a ranking that offers a user's own items again can only lose by."""
+    """Whether a ranking that offers users their own items again can only lose by it."""
     columns = interactions.columns
     pairs = columns.user_rows().astype(np.int64) * len(columns.items) + columns.item_codes
     if len(np.unique(pairs)) < len(pairs):
         return []
-    return ["No user has an item twice; --exclude_history leaves out of the ranking what a user has had."]
+    return ["No user has an item twice, so --exclude_history can only help."]
 
 
 def _tokenizer(catalog: ItemCatalog, options: DataOptions, model: str | None) -> PreTrainedTokenizerBase:
