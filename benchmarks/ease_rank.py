@@ -11,7 +11,7 @@ Writes results/ease_rank_<data>.csv.
 
 import argparse
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 
@@ -30,13 +30,11 @@ from ilrec_trl.pipeline.prepare import prepare  # noqa: E402
 DIMENSIONS = (16, 32, 64, 128, 256, 512, 1024, 2048)
 
 
-def bags(sequences: Iterable[Sequence[str]], item_ids: Sequence[str]) -> torch.Tensor:
-    """Which items each user has, `(U, I)`."""
-    number = {item: place for place, item in enumerate(item_ids)}
-    rows = [[number[item] for item in items] for items in sequences]
-    found = torch.zeros(len(rows), len(number))
-    for row, items in zip(found, rows, strict=True):
-        row[items] = 1.0
+def bags(sequences: Sequence[Sequence[str]], number: dict[str, int]) -> torch.Tensor:
+    """Which items each user has, `(U, I)`, by the number of each item."""
+    found = torch.zeros(len(sequences), len(number))
+    for row, items in zip(found, sequences, strict=True):
+        row[[number[item] for item in items]] = 1.0
     return found
 
 
@@ -65,17 +63,17 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--quick", action="store_true", help="a small store, to try the script; writes nothing")
     options = parser.parse_args(arguments)
     prepared = prepare(DataOptions(store_users=100) if options.quick else DataOptions(data=options.data))
-    items, asked = prepared.catalog.item_ids, prepared.splits.validation
-    train = bags((own for _, own in prepared.splits.train), items)  # (U, I)
-    histories = bags((example.history for example in asked), items)  # (U, I)
-    number = {item: place for place, item in enumerate(items)}
+    asked = prepared.splits.validation
+    number = {item: place for place, item in enumerate(prepared.catalog.item_ids)}
+    train = bags([items for _, items in prepared.splits.train], number)  # (U, I)
+    histories = bags([example.history for example in asked], number)  # (U, I)
     targets = torch.tensor([number[example.item] for example in asked])  # (U,)
     weights = ease(train, options.regularization)  # (I, I)
     found = {"all": [ndcg(histories @ weights, histories, targets, options.exclude_history)]}
     fitted = train @ weights  # (U, I)
     variances, axes = torch.linalg.eigh(fitted.T @ fitted)  # (I,), (I, I), the least first
     total = variances.clamp(min=0).sum()
-    for size in (size for size in DIMENSIONS if size < len(items)):
+    for size in (size for size in DIMENSIONS if size < len(number)):
         kept = axes[:, -size:]  # (I, r)
         scores = histories @ (weights @ kept) @ kept.T  # (U, I)
         found[str(size)] = [ndcg(scores, histories, targets, options.exclude_history)]

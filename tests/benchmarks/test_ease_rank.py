@@ -2,11 +2,12 @@
 
 import torch
 
-from benchmarks.ease_rank import bags, ease
+from benchmarks.ease_rank import bags, ease, main
 
 
 def test_each_column_of_the_weights_is_the_ridge_regression_of_one_item_on_the_others():
-    users = bags([["a", "b"], ["a", "b", "c"], ["c"], ["b", "d"], ["a"], ["d", "c", "b"]], list("abcd"))
+    number = {item: place for place, item in enumerate("abcd")}
+    users = bags([["a", "b"], ["a", "b", "c"], ["c"], ["b", "d"], ["a"], ["d", "c", "b"]], number)
     weights = ease(users, regularization=2.0)
     for item in range(4):
         others = [each for each in range(4) if each != item]
@@ -17,8 +18,6 @@ def test_each_column_of_the_weights_is_the_ridge_regression_of_one_item_on_the_o
 
 
 def test_the_script_runs(capsys):
-    from benchmarks.ease_rank import main
-
     main(["--quick", "--exclude_history"])
     lines = [line for line in capsys.readouterr().out.splitlines() if "dimensions" in line and "hold" not in line]
     assert lines[0].split()[0] == "all"
