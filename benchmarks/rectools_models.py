@@ -1,7 +1,7 @@
 """
 Baselines of RecTools for benchmarks/rectools_baselines.py, run by the Python of an environment that has RecTools
-(`pip install 'rectools[torch]'`); nothing of ilrec_trl is imported. Reads task.json in the folder it is given, and
-writes ranks.npz and found.json there. Users and items are numbers.
+(`pip install 'rectools[torch]==0.19.0'`); nothing of ilrec_trl is imported. Reads task.json in the folder it is given,
+and writes ranks.npz and found.json there. Users and items are numbers.
 """
 
 import copy

@@ -4,7 +4,7 @@ Training of SASRec: time an epoch and quality by epoch on real sequences, with t
 
     python benchmarks/sasrec.py --data FOLDER          # FOLDER/inter.json.gz: {user: [item, ...] in time order}
     python benchmarks/sasrec.py --quick                # a small try on a generated store, written nowhere
-    python -m venv rectools && rectools/bin/pip install torch 'rectools[torch]'
+    python -m venv rectools && rectools/bin/pip install torch 'rectools[torch]==0.19.0'
     python benchmarks/sasrec.py --data FOLDER --library-python rectools/bin/python
 
 Writes benchmarks/results/sasrec_<folder>.csv. Times are processor seconds of one thread. Both libraries get the same

@@ -1,6 +1,7 @@
 """
 RecTools' SASRec on the sequences that benchmarks/sasrec.py hands over, run by the Python of an environment that has
-RecTools (`pip install 'rectools[torch]'`); nothing of ilrec_trl is imported. Reads JSON from stdin, prints JSON.
+RecTools (`pip install 'rectools[torch]==0.19.0'`); nothing of ilrec_trl is imported. Reads JSON from stdin,
+prints JSON.
 """
 
 import importlib.metadata

@@ -57,7 +57,11 @@ def _data(name: str, data: dict[str, Any], results: dict[str, Any]) -> list[str]
         if key in about
     )
     reference = results["reference"]
-    partial = {method for method in data["methods"] if _lacks_runs(f"{name}: {method}", results["missing"])}
+    partial = {
+        method
+        for method in data["methods"]
+        if any(f"{name}: {method} seed {seed}" in results["missing"] for seed in results["seeds"])
+    }
     return [
         f"## {name}",
         f"{sizes}." if sizes else "",
@@ -82,10 +86,6 @@ def _data(name: str, data: dict[str, Any], results: dict[str, Any]) -> list[str]
         "### Settings",
         table(["method", "options"], _setting_rows(data)),
     ]
-
-
-def _lacks_runs(method: str, missing: list[str]) -> bool:
-    return any(title.startswith(f"{method} seed ") for title in missing)
 
 
 def _gain(methods: dict[str, Any], name: str, reference: str, key: str, partial: set[str]) -> str:
