@@ -25,14 +25,13 @@ from ..rewards.sasrec_arguments import MIN_STEPS_UNSEEN, SASRecTrainingArguments
 from ..rewards.sasrec_group import GROUP_FILE, SASRecGroup, check_group, train_sasrec_group
 from ..rewards.sasrec_training import evaluate_sasrec, train_sasrec
 from ..rewards.transitions import TransitionReward
-from .options import InputError
+from .options import EvaluationOptions, InputError
 from .prepare import PreparedData, input_errors
 from .teacher_options import TeacherOptions
 
 
 logger = logging.get_logger(__name__)
 
-_ASKED = 2_000  # validation questions that a teacher is compared with popularity on
 _CALIBRATION = "--calibrate_rewards needs cross-fitted SASRecs, --sasrec_folds 5 say, and no --reward_temperature"
 
 
@@ -102,19 +101,19 @@ def teacher_reward(
     teacher: SASRecModel | SASRecGroup,
     prepared: PreparedData,
     options: TeacherOptions,
+    evaluation: EvaluationOptions,
     device: torch.device | None = None,
-    exclude_history: bool = False,
 ) -> tuple[RewardFunc, dict[str, Any]]:
     """
-    The scores in training: SASRec's, with a share of what followed what where that is asked for. A SASRec that ranks
-    validation items, as the methods will be ranked, no better than popularity is warned of.
+    The scores in training: SASRec's, with a share of what followed what where that is asked for. SASRec ranks the
+    validation items that the methods will be asked, as they will be; one no better than popularity is warned of.
 
     Returns:
         `tuple`: The rewards, and what the report says about them.
     """
     temperature, share = _temperature(teacher, options), options.transition_share
     settings: dict[str, Any] = {"reward_temperature": temperature, "transition_share": share}
-    if figures := _validation_figures(teacher, prepared, exclude_history):
+    if figures := _validation_figures(teacher, prepared, evaluation):
         settings["teacher_ndcg@10"] = figures
         if note := teacher_note(settings):
             logger.warning(note)
@@ -129,10 +128,11 @@ def teacher_reward(
 
 
 def _validation_figures(
-    teacher: SASRecModel | SASRecGroup, prepared: PreparedData, exclude_history: bool
+    teacher: SASRecModel | SASRecGroup, prepared: PreparedData, evaluation: EvaluationOptions
 ) -> dict[str, float]:
     """NDCG@10 of SASRec and of what needs no training on validation items, and how many were asked, if they can be."""
-    train, examples = prepared.splits.train, sample(prepared.splits.validation, _ASKED)
+    train, exclude_history = prepared.splits.train, evaluation.exclude_history
+    examples = sample(prepared.splits.validation, evaluation.validation_users)
     if prepared.options.train_on_validation or not examples:
         return {}
     # Each user of the training is scored by few of the models, so not their mean probability counts but their mean

@@ -260,7 +260,7 @@ def _no_repeats(interactions: Interactions) -> list[str]:
     pairs = columns.user_rows().astype(np.int64) * len(columns.items) + columns.item_codes
     if len(np.unique(pairs)) < len(pairs):
         return []
-    return ["No user has an item twice, so --exclude_history can only help."]
+    return ["No user has an item twice, so leaving the history out of the ranking (--exclude_history) can only help."]
 
 
 def _tokenizer(catalog: ItemCatalog, options: DataOptions, model: str | None) -> PreTrainedTokenizerBase:

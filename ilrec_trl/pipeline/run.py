@@ -129,8 +129,7 @@ class Run:
             model = build_model(prepared, self.model, seed)
             reward, settings = None, dict[str, Any]()
             if method == "ilrec" and self.training.crr_weight != 0:
-                exclude = self.evaluation.exclude_history
-                reward, settings = teacher_reward(teacher, prepared, self.teacher, model.device, exclude)
+                reward, settings = teacher_reward(teacher, prepared, self.teacher, self.evaluation, model.device)
             folder = self._model_folder(method, seed)
             trained = train_method(
                 method, prepared, model, self.training, self.evaluation, folder, seed=seed, reward_func=reward

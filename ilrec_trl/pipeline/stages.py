@@ -54,7 +54,7 @@ def train_stage(
     reward, settings = None, dict[str, Any]()
     if uses_rewards:
         sasrec = train_teacher(prepared, teacher, stage.output_dir, stage.seed)
-        reward, settings = teacher_reward(sasrec, prepared, teacher, model.device, evaluation.exclude_history)
+        reward, settings = teacher_reward(sasrec, prepared, teacher, evaluation, model.device)
     trained = train_method(
         method, prepared, model, training, evaluation, stage.output_dir, seed=stage.seed, reward_func=reward
     )

@@ -190,8 +190,7 @@ class StudyRun:
         reward, rewards = None, dict[str, Any]()
         if settings["teacher"] is not None:
             teacher = load_teacher(str(self.folder / settings["teacher"]), prepared)
-            exclude = self.evaluation.exclude_history
-            reward, rewards = teacher_reward(teacher, prepared, self.teacher, model.device, exclude)
+            reward, rewards = teacher_reward(teacher, prepared, self.teacher, self.evaluation, model.device)
         with self._measured() as figures:
             trained = train_method(
                 method, prepared, model, self.training, self.evaluation, folder, seed=seed, reward_func=reward

@@ -10,7 +10,7 @@ import pytest
 import torch
 from transformers.utils import logging
 
-from ilrec_trl.data.splits import NextItemExample, UserSequence
+from ilrec_trl.data.splits import NextItemExample, UserSequence, sample
 from ilrec_trl.evaluation.metrics import hit_rate, ndcg
 from ilrec_trl.items.item_trie import ItemTrie
 from ilrec_trl.pipeline.baselines import (
@@ -21,7 +21,7 @@ from ilrec_trl.pipeline.baselines import (
     train_teacher,
     transition_ranks,
 )
-from ilrec_trl.pipeline.options import DataOptions, InputError
+from ilrec_trl.pipeline.options import DataOptions, EvaluationOptions, InputError
 from ilrec_trl.pipeline.prepare import prepare
 from ilrec_trl.pipeline.teacher_options import TeacherOptions
 from ilrec_trl.report.markdown import teacher_note
@@ -85,17 +85,19 @@ def test_the_teacher_is_judged_as_the_methods_are_ranked(data_folder):
     prepared = prepare(DataOptions(data=str(data_folder)))
     torch.manual_seed(0)
     fresh = SASRecModel(SASRecConfig(item_ids=prepared.catalog.item_ids, hidden_size=8, num_attention_heads=1))
-    train, examples = prepared.splits.train, prepared.splits.validation
+    assert len(prepared.splits.validation) > 20
+    train, examples = prepared.splits.train, sample(prepared.splits.validation, 20)
     found = []
     for exclude in (False, True):
-        figures = teacher_reward(fresh, prepared, TeacherOptions(), exclude_history=exclude)[1]["teacher_ndcg@10"]
+        evaluation = EvaluationOptions(exclude_history=exclude, validation_users=20)
+        figures = teacher_reward(fresh, prepared, TeacherOptions(), evaluation)[1]["teacher_ndcg@10"]
         ranks = [
             teacher_ranks(fresh, examples, {}, exclude),
             popularity_ranks(train, examples, prepared.catalog.item_ids, exclude),
             transition_ranks(train, examples, prepared.item_trie, exclude),
         ]
         expected = {each.method: ndcg(each.starts, each.ties, 10).mean() for each in ranks}
-        assert figures == pytest.approx(expected | {"questions": len(examples)})
+        assert figures == pytest.approx(expected | {"questions": 20})
         found.append(figures)
     assert all(found[0][name] < found[1][name] for name in ("SASRec", "popularity"))
 
@@ -113,17 +115,19 @@ def test_a_teacher_no_better_than_popularity_is_warned_of(data_folder, tmp_path,
         prepared = prepare(options)
         torch.manual_seed(0)
         fresh = SASRecModel(SASRecConfig(item_ids=prepared.catalog.item_ids, **config))
-        _, settings = teacher_reward(fresh, prepared, TeacherOptions())
+        _, settings = teacher_reward(fresh, prepared, TeacherOptions(), EvaluationOptions())
         assert teacher_note(settings) in caplog.text
         assert "ranks 30 validation items no better than popularity does (NDCG@10 0." in caplog.text
         assert " and 1.0000)" in caplog.text
         caplog.clear()
         # One that has learnt something, and validation items that are trained on, are not spoken of
         whole = prepare(dataclasses.replace(options, train_on_validation=True))
-        assert "teacher_ndcg@10" not in teacher_reward(fresh, whole, TeacherOptions())[1]
+        assert "teacher_ndcg@10" not in teacher_reward(fresh, whole, TeacherOptions(), EvaluationOptions())[1]
         circle = prepare(DataOptions(data=str(data_folder)))
         short = TeacherOptions(sasrec_epochs=40, sasrec_folds=1, sasrec_hidden_size=16, sasrec_dropout=0.0)
-        teacher_reward(train_teacher(circle, short, tmp_path / "sasrec", seed=0), circle, TeacherOptions())
+        teacher_reward(
+            train_teacher(circle, short, tmp_path / "sasrec", seed=0), circle, TeacherOptions(), EvaluationOptions()
+        )
         assert "popularity" not in caplog.text
     finally:
         logging.disable_propagation()
@@ -134,7 +138,9 @@ def test_a_share_of_the_rewards_is_that_of_transitions(data_folder, tmp_path):
     teacher = SASRecModel(SASRecConfig(item_ids=prepared.catalog.item_ids, hidden_size=8, num_attention_heads=1))
     histories, users = [["1", "2"], ["5"]], [entry.user for entry in prepared.splits.train[:2]]
     scores = {
-        share: teacher_reward(teacher, prepared, TeacherOptions(transition_share=share))[0](histories, user=users)
+        share: teacher_reward(teacher, prepared, TeacherOptions(transition_share=share), EvaluationOptions())[0](
+            histories, user=users
+        )
         for share in (0.0, 0.25)
     }
     counted = TransitionReward(prepared.splits.train, prepared.item_trie)(histories, user=users)
@@ -171,14 +177,14 @@ def test_a_group_of_teachers_is_trained_loaded_and_ranked(data_folder, tmp_path)
     ranks = [teacher_ranks(teacher, examples, {}).starts for teacher in (group, loaded)]
     assert ranks[0].tolist() == ranks[1].tolist()
     user = prepared.splits.train[0].user
-    reward, _ = teacher_reward(loaded, prepared, options)
+    reward, _ = teacher_reward(loaded, prepared, options, EvaluationOptions())
     assert reward([["1", "2"]], user=[user]).sum().item() == pytest.approx(1)
     # Rewards at the group's own temperature only where that is asked for
     group.temperature = 2.0
     asked = [["1", "2"]], {"user": [user]}
     own = dataclasses.replace(options, calibrate_rewards=True)
     expected = group.reward_func(prepared.item_trie, 2.0)(asked[0], **asked[1])
-    calibrated, settings = teacher_reward(group, prepared, own)
+    calibrated, settings = teacher_reward(group, prepared, own, EvaluationOptions())
     assert torch.equal(calibrated(asked[0], **asked[1]), expected)
     assert torch.equal(reward(asked[0], **asked[1]), group.reward_func(prepared.item_trie)(asked[0], **asked[1]))
     figures = settings.pop("teacher_ndcg@10")

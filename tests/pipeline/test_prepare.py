@@ -23,7 +23,7 @@ def test_summary(data_folder):
     assert summary["test_users"] == NUM_USERS
     assert summary["notes"] == [
         "1 items share all their tokens with an earlier item; ranks are expected ranks.",
-        "No user has an item twice, so --exclude_history can only help.",
+        "No user has an item twice, so leaving the history out of the ranking (--exclude_history) can only help.",
     ]
 
 
