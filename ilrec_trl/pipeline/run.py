@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..data.splits import sample
 from ..report.console import metrics_table, seconds_table, show
-from ..report.markdown import ExampleList, epochs_note, render_report, run_settings, verdict
+from ..report.markdown import ExampleList, epochs_note, render_report, run_settings, teacher_notes, verdict
 from ..report.results import MethodRanks, compare_methods, summarise_methods, write_ranks, write_results
 from .baselines import (
     check_teacher,
@@ -103,6 +103,8 @@ class Run:
         show(verdict(results).replace("*", ""))
         if note := epochs_note(run_settings(results)):
             show(note)
+        for note in teacher_notes(run_settings(results)):
+            show(note.replace("*", ""))
         show(seconds_table("Time", self.seconds))
         show(f"Report: {self.folder / 'report.md'}")
         return results

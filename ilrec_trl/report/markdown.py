@@ -55,7 +55,7 @@ def render_report(results: dict[str, Any], examples: Sequence[ExampleList] = (),
         "## Do the methods differ?",
         verdict(results),
         epochs_note(run_settings(results)),
-        *dict.fromkeys(teacher_note(method["settings"]) for method in results["methods"].values()),
+        *teacher_notes(run_settings(results)),
         "Paired t-test over users, `a` minus `b`. It covers the chance of the users drawn, not that of the seed.",
         table(["a", "b", "metric", "difference", "standard error", "p", "seeds"], _paired_rows(results)),
         "## Examples" if examples else "",
@@ -93,17 +93,40 @@ def verdict(results: dict[str, Any]) -> str:
     return f"**{shown}**: NDCG@10 {difference}. This rests on {basis}."
 
 
-def teacher_note(settings: dict[str, Any]) -> str:
-    """Two sentences on a method whose rewards came from a SASRec no better than popularity; empty for any other."""
+def teacher_note(settings: dict[str, Any], reference: str = "SFT", ranked: float | None = None) -> str:
+    """
+    Two sentences on a method whose rewards came from a SASRec that ranks validation items no better than popularity,
+    or worse than the reference, which has an NDCG@10 of `ranked` there; empty for any other.
+    """
     figures = settings.get("teacher_ndcg@10")
-    if figures is None or figures["SASRec"] > figures["popularity"]:
+    if figures is None:
         return ""
-    return (
-        f"SASRec ranks {figures['questions']:,} validation items no better than popularity does (NDCG@10 "
-        f"{figures['SASRec']:.4f} and {figures['popularity']:.4f}). Rewards of such a teacher make ILRec worse than "
-        "SFT more likely than better: train it longer (--sasrec_epochs) or on more users, or leave its rewards out "
-        "(--crr_weight 0)."
-    )
+    asked, sasrec = f"SASRec ranks {figures['questions']:,} validation items", figures["SASRec"]
+    if sasrec <= figures["popularity"]:
+        return (
+            f"{asked} no better than popularity does (NDCG@10 {sasrec:.4f} and {figures['popularity']:.4f}). Rewards "
+            "of such a teacher make ILRec worse than SFT more likely than better: train it longer (--sasrec_epochs) "
+            "or on more users, or leave its rewards out (--crr_weight 0)."
+        )
+    if ranked is not None and sasrec < ranked:
+        return (
+            f"{asked} at NDCG@10 {sasrec:.4f}, {reference} is better with {ranked:.4f}. ILRec gains little from "
+            "rewards of such a teacher, or loses: keep what ranks validation items best."
+        )
+    return ""
+
+
+def teacher_notes(settings: dict[str, list[dict[str, Any]]], reference: str = "SFT") -> list[str]:
+    """[`teacher_note`] by the settings of all runs, each with its methods. A reference that is taught says nothing."""
+    untaught = [run for run in settings.get(reference, []) if "teacher_ndcg@10" not in run]
+    figures = [run["validation_ndcg@10"] for run in untaught if "validation_ndcg@10" in run]
+    ranked = sum(figures) / len(figures) if figures else None
+    methods: dict[str, list[str]] = {}
+    for name, runs in settings.items():
+        for run in runs:
+            if note := teacher_note(run, reference, ranked):
+                methods.setdefault(note, []).append(name)
+    return [f"**{', '.join(dict.fromkeys(names))}:** {note}" for note, names in methods.items()]
 
 
 def run_settings(results: dict[str, Any]) -> dict[str, list[dict[str, Any]]]:

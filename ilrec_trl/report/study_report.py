@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from .markdown import METRIC_TITLES, epochs_note, table, teacher_note
+from .markdown import METRIC_TITLES, epochs_note, table, teacher_notes
 from .results import METRICS
 from .study_comparison_report import render_comparisons
 
@@ -72,7 +72,7 @@ def _data(name: str, data: dict[str, Any], results: dict[str, Any]) -> list[str]
             ["method", *(METRIC_TITLES[metric] for metric in METRICS), "gain", "seeds"],
             _rows(data, reference, partial),
         ),
-        *_teacher_notes(data),
+        *teacher_notes(_trained_settings(data), reference),
         *_most_frequent_target(data, reference, partial),
         *(render_comparisons(data) if data["comparisons"] else []),
         "### Each seed",
@@ -109,16 +109,6 @@ def _rows(data: dict[str, Any], reference: str, partial: set[str]) -> list[list[
         cells = [f"{method['mean'][metric]:.4f}{_bracket(method['deviation'][metric])}" for metric in METRICS]
         rows.append([name, *cells, _gain(methods, name, reference, "ndcg@10", partial), str(len(method["runs"]))])
     return rows
-
-
-def _teacher_notes(data: dict[str, Any]) -> list[str]:
-    """Methods whose teacher was no better than popularity, and what that means."""
-    methods: dict[str, list[str]] = {}
-    for name, runs in _trained_settings(data).items():
-        for settings in runs:
-            if note := teacher_note(settings):
-                methods.setdefault(note, []).append(name)
-    return [f"**{', '.join(dict.fromkeys(names))}:** {note}" for note, names in methods.items()]
 
 
 def _trained_settings(data: dict[str, Any]) -> dict[str, list[dict[str, Any]]]:

@@ -10,10 +10,10 @@ from ilrec_trl.report.markdown import (
     run_settings,
     table,
     teacher_note,
+    teacher_notes,
     verdict,
 )
 from ilrec_trl.report.results import METRICS, MethodRanks, summarise_methods
-from ilrec_trl.report.study_report import _teacher_notes
 
 
 def results(difference=0.01, p_value=0.2):
@@ -85,9 +85,26 @@ def test_a_teacher_no_better_than_popularity_is_spoken_of(sasrec):
     said = "SASRec ranks 2,000 validation items no better than popularity does (NDCG@10 0.1000 and 0.1000)."
     assert (said in render_report(shown)) == (sasrec == 0.1)
     assert not teacher_note({"learning_rate": 0.002})
-    run = {"seed": 0, "trained": {"settings": shown["methods"]["ILRec"]["settings"]}}
-    notes = _teacher_notes({"methods": {"ILRec": {"runs": [run, run]}, "popularity": {"runs": [{"seed": None}]}}})
+    taught = shown["methods"]["ILRec"]["settings"]
+    notes = teacher_notes({"ILRec": [taught, taught], "popularity": [{}]})
     assert [note.startswith(f"**ILRec:** {said}") for note in notes] == [True] * (sasrec == 0.1)
+
+
+@pytest.mark.parametrize(
+    ("sft", "weaker"), [((0.3, 0.2), True), ((0.2, 0.2), False), ((0.1, 0.2), False), ((), False)]
+)
+def test_a_teacher_that_ranks_worse_than_sft_is_spoken_of(sft, weaker):
+    figures = {"SASRec": 0.2, "transitions": 0.3, "popularity": 0.1, "questions": 1500}
+    taught = {"teacher_ndcg@10": figures, "validation_ndcg@10": 0.9}
+    settings = {"plain": [{"validation_ndcg@10": ndcg} for ndcg in sft], "ILRec": [taught], "CRR alone": [taught]}
+    notes = teacher_notes(settings, reference="plain")
+    said = "**ILRec, CRR alone:** SASRec ranks 1,500 validation items at NDCG@10 0.2000, plain is better with 0.2500. "
+    assert [note.startswith(said) for note in notes] == [True] * weaker
+    assert not teacher_notes(settings, reference="ILRec")  # taught itself
+    shown = results()
+    shown["methods"]["SFT"]["settings"]["validation_ndcg@10"] = 0.25
+    shown["methods"]["ILRec"]["settings"] = {"teacher_ndcg@10": figures}
+    assert "**ILRec:** SASRec ranks 1,500 validation items at NDCG@10 0.2000, SFT is better" in render_report(shown)
 
 
 def test_methods_that_were_still_getting_better_are_named():
