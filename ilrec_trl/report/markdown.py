@@ -111,7 +111,8 @@ def teacher_note(settings: dict[str, Any], reference: str = "SFT", ranked: float
     if ranked is not None and sasrec < ranked:
         return (
             f"{asked} at NDCG@10 {sasrec:.4f}, {reference} is better with {ranked:.4f}. ILRec gains little from "
-            "rewards of such a teacher, or loses: keep what ranks validation items best."
+            "rewards of such a teacher, or loses: give them less weight (--crr_weight 1) and keep what ranks "
+            "validation items best."
         )
     return ""
 
