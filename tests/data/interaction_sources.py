@@ -103,7 +103,7 @@ def csv_twin(data, places, width):
             empty.append(number_of_record)
         else:
             _add(twin, number_of_record, [fields[place].encode("latin-1") for place in places])
-    if len(empty) != len(re.findall(r"^(?=[\r\n])(?!(?<=\r)\n)", text, flags=re.MULTILINE)):
+    if len(empty) != re.split(r"\r\n|\r|\n", text)[1:-1].count(""):
         twin.bad = sorted(twin.bad + empty)
     return twin
 

@@ -13,7 +13,7 @@ import pandas as pd
 import pyarrow.parquet
 import pytest
 from datasets import Dataset
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from ilrec_trl import Interactions
@@ -112,6 +112,7 @@ def test_lines_of_fields(case, folder, rows, changes):
 @FAST
 @pytest.mark.parametrize("header", ["user,item,stars,time", "userId,movieId,rating,timestamp"])
 @given(rows=rows, changes=edits, quotes=st.lists(st.floats(0, 0.999), max_size=3))
+@example(rows=[("a", "7", 3, 2), ("ä", "B1", 2, 1)], changes=[("insert", 0.5, b"\r\n")] * 2, quotes=[])  # "\r\r\n\n"
 def test_csv(folder, header, rows, changes, quotes):
     changes = [*changes, *(("insert", where, b'"') for where in quotes)]
     data = mutate(sources.delimited(rows, ",", header), changes, len(header) + 1)
