@@ -101,9 +101,8 @@ class Run:
         (self.folder / "report.md").write_text(report)
         show(metrics_table(results["methods"]))
         show(verdict(results).replace("*", ""))
-        if note := epochs_note(run_settings(results)):
-            show(note)
-        for note in teacher_notes(run_settings(results)):
+        settings_of_runs = run_settings(results)
+        for note in filter(None, [epochs_note(settings_of_runs), *teacher_notes(settings_of_runs)]):
             show(note.replace("*", ""))
         show(seconds_table("Time", self.seconds))
         show(f"Report: {self.folder / 'report.md'}")
