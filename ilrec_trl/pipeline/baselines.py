@@ -70,6 +70,8 @@ def train_teacher(
     args = teacher_arguments(options, Path(output_dir) / "checkpoints", seed, **fixed)
     data = prepared.splits, prepared.catalog.item_ids, args
     settings: dict[str, Any] = {"config": teacher_config(options), "patience": None if whole else 2}
+    if options.sasrec_item_tokens:
+        settings["item_features"] = item_tokens(prepared)
     if options.several:
         members, folds = options.members, None if options.folds == 1 else options.folds
         with input_errors():
@@ -79,6 +81,13 @@ def train_teacher(
     model.save_pretrained(output_dir)
     (Path(output_dir) / GROUP_FILE).unlink(missing_ok=True)
     return model
+
+
+def item_tokens(prepared: PreparedData) -> list[list[int]]:
+    """Tokens that the language model writes each item with, in the order of the catalogue's ids."""
+    trie = prepared.item_trie
+    sequences = (trie.sequence(item) for item in prepared.catalog.item_ids)
+    return [[token for token in sequence if token != trie.end_token_id] for sequence in sequences]
 
 
 def load_teacher(folder: str, prepared: PreparedData) -> SASRecModel | SASRecGroup:
@@ -193,6 +202,7 @@ def teacher_settings(model: SASRecModel | SASRecGroup, options: TeacherOptions, 
     args = teacher_arguments(options, "unused", seed)
     budget = ("learning_rate", "num_train_epochs", "per_device_train_batch_size")
     settings |= {name: getattr(args, name) for name in budget}
+    settings |= {"item_tokens": True} if options.sasrec_item_tokens else {}
     return settings | ({"min_steps": args.min_steps} if args.min_steps else {}) | {"seed": seed}
 
 

@@ -20,6 +20,13 @@ class TeacherOptions:
         },
     )
     sasrec_batch_size: int | None = field(default=None, metadata={"help": "Users a batch of SASRec. None: 64."})
+    sasrec_item_tokens: bool = field(
+        default=False,
+        metadata={
+            "help": "Whether SASRec learns vectors of the items' tokens, codes of semantic IDs or words of titles, "
+            "beside those of the items, so that it knows what the language model reads."
+        },
+    )
     sasrec_folds: int | None = field(
         default=None,
         metadata={

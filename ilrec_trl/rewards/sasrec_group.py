@@ -21,6 +21,7 @@ from .rewards import RewardFunc, SASRecReward
 from .sasrec import SASRecModel
 from .sasrec_config import SASRecConfig
 from .sasrec_training import train_sasrec
+from .shared_vectors import ItemFeatures
 
 
 if TYPE_CHECKING:
@@ -103,6 +104,7 @@ def train_sasrec_group(
     members: int = 1,
     folds: int | None = None,
     config: SASRecConfig | None = None,
+    item_features: ItemFeatures | None = None,
     patience: int | None = 2,
 ) -> SASRecGroup:
     """
@@ -120,6 +122,7 @@ def train_sasrec_group(
         folds (`int`, *optional*): Number of folds in each member. The model of a fold sees neither the training
             sequences nor the validation questions of its users. By default each member is one model of all users.
         config ([`SASRecConfig`], *optional*): Sizes.
+        item_features (`list[list]`, *optional*): As in [`train_sasrec`].
         patience (`int`, *optional*, defaults to `2`): As in [`train_sasrec`].
 
     Raises:
@@ -134,7 +137,10 @@ def train_sasrec_group(
         member, fold = divmod(number, folds or 1)
         name = f"member{member}" if folds is None else f"member{member}-fold{fold}"
         part = splits if folds is None else without_fold(splits, fold_of[member], fold)
-        models.append(_train_once(part, item_ids, args, output_dir / name, number, config or SASRecConfig(), patience))
+        settings: dict[str, Any] = {"config": copy.deepcopy(config or SASRecConfig()), "patience": patience}
+        if item_features is not None:
+            settings["item_features"] = item_features
+        models.append(_train_once(part, item_ids, args, output_dir / name, number, settings))
         names.append(name)
     unseen = [
         [entry for entry in splits.train if each[entry.user] == fold] for each in fold_of for fold in range(folds or 1)
@@ -175,17 +181,16 @@ def _train_once(
     args: TrainingArguments,
     folder: Path,
     number: int,
-    config: SASRecConfig,
-    patience: int | None,
+    settings: dict[str, Any],
 ) -> SASRecModel:
     """Train one model of a group, or load it where it was finished with the same data and settings."""
-    args, config = copy.copy(args), copy.deepcopy(config)
+    args = copy.copy(args)
     args.output_dir, args.seed = str(folder / "checkpoints"), args.seed + number
-    finished, fingerprint = folder / FINISHED_FILE, _fingerprint(splits, item_ids, args, config, patience)
+    finished, fingerprint = folder / FINISHED_FILE, _fingerprint(splits, item_ids, args, settings)
     if finished.is_file() and json.loads(finished.read_text()) == fingerprint:
         return SASRecModel.from_pretrained(folder).eval().to(args.device)  # type: ignore[arg-type]
     finished.unlink(missing_ok=True)
-    model = train_sasrec(splits, item_ids, args, config=config, patience=patience)
+    model = train_sasrec(splits, item_ids, args, **settings)
     model.save_pretrained(folder)
     # Last of all: what a killed training leaves does not count
     finished.write_text(json.dumps(fingerprint))
@@ -193,11 +198,11 @@ def _train_once(
 
 
 def _fingerprint(
-    splits: Splits, item_ids: Sequence[str], args: TrainingArguments, config: SASRecConfig, patience: int | None
+    splits: Splits, item_ids: Sequence[str], args: TrainingArguments, settings: dict[str, Any]
 ) -> dict[str, Any]:
     """What decides a trained model: settings, and short texts of the data."""
-    settings = {name: value for name, value in args.to_dict().items() if name not in ("output_dir", "hub_token")}
-    whole = {"args": settings, "config": config.to_diff_dict(), "patience": patience, "items": list(item_ids)}
+    of_args = {name: value for name, value in args.to_dict().items() if name not in ("output_dir", "hub_token")}
+    whole = settings | {"args": of_args, "config": settings["config"].to_diff_dict(), "items": list(item_ids)}
     digest = hashlib.sha256(json.dumps(whole, sort_keys=True, default=str).encode())
     for part in (splits.train, splits.validation):
         for entry in part:

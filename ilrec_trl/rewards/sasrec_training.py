@@ -25,6 +25,7 @@ from .sasrec import SASRecModel
 from .sasrec_arguments import with_min_steps
 from .sasrec_config import SASRecConfig
 from .sequence_batches import ItemSequences, collate_sequences, length_batches
+from .shared_vectors import ItemFeatures, fold_vectors, share_vectors
 from .sparse_adam import SparseRowsAdam, clip_sparse_grad_norm
 
 
@@ -39,6 +40,7 @@ def train_sasrec(
     args: TrainingArguments,
     *,
     config: SASRecConfig | None = None,
+    item_features: ItemFeatures | None = None,
     patience: int | None = 2,
     resume_from_checkpoint: str | bool | None = None,
     callbacks: Sequence[TrainerCallback] = (),
@@ -60,6 +62,10 @@ def train_sasrec(
         args ([`transformers.TrainingArguments`]): See [`sasrec_training_arguments`]. `seed` also draws the first
             weights.
         config ([`SASRecConfig`], *optional*): Sizes; its `item_ids` are replaced.
+        item_features (`list[list]`, *optional*): What each item of `item_ids` has, such as the codes of its semantic
+            ID (`catalog.semantic_ids`), a brand, a category: an item's vectors are then trained as its own plus those
+            of its features, and what is learnt about one item helps the others like it. Afterwards the sums are the
+            items' vectors, and the model is as any other. As in VQ-Rec (Hou et al., 2023).
         patience (`int`, *optional*, defaults to `2`): Number of evaluations without a better `metric_for_best_model`
             after which training ends. `None` trains all epochs.
         resume_from_checkpoint (`str` or `bool`, *optional*): As in [`transformers.Trainer.train`].
@@ -69,13 +75,15 @@ def train_sasrec(
         [`SASRecModel`]: The best model where `args.load_best_model_at_end`, otherwise the last; in eval mode.
 
     Raises:
-        ValueError: If `splits` mentions an item outside `item_ids`, or a sampled softmax meets weight decay or another
-            `args.optim` than Adam.
+        ValueError: If `splits` mentions an item outside `item_ids`, `item_features` do not fit them, or a sampled
+            softmax meets weight decay, item features or another `args.optim` than Adam.
     """
     config = SASRecConfig() if config is None else config
     config.item_ids = list(item_ids)
     set_seed(args.seed)
     model = SASRecModel(config).to(args.device)  # type: ignore[arg-type]
+    if item_features is not None:
+        share_vectors(model, item_features)
     if config.samples_items:
         logger.warning(
             f"SASRec of {len(item_ids):,} items: each step draws {config.samples_items:,} of them as negatives for a "
@@ -93,6 +101,7 @@ def train_sasrec(
         optimizers=(sasrec_optimizer(model, args), None),
     )
     trainer.train(resume_from_checkpoint=resume_from_checkpoint)
+    fold_vectors(model)
     return model.eval()
 
 

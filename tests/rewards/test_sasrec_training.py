@@ -21,6 +21,7 @@ from ilrec_trl.rewards.sequence_batches import IGNORE_INDEX
 
 
 ITEMS = [str(item) for item in range(12)]
+FEATURES = [[f"third {number // 4}", f"place {number % 4}"] for number in range(12)]
 
 
 def cyclic_splits() -> Splits:
@@ -57,8 +58,8 @@ class TestTrainSASRec:
         # All items are equally popular: chance is 1 in 12; the last item alone gives 1 in 2.
         assert (evaluate_sasrec(model, splits.test) == 1).mean() > 0.9
 
-    @pytest.mark.parametrize("num_sampled_negatives", [0, 3])
-    def test_resumed_training_is_the_uninterrupted_one(self, tmp_path, num_sampled_negatives):
+    @pytest.mark.parametrize(("num_sampled_negatives", "item_features"), [(0, None), (3, None), (0, FEATURES)])
+    def test_resumed_training_is_the_uninterrupted_one(self, tmp_path, num_sampled_negatives, item_features):
         splits = cyclic_splits()
 
         def small_config():
@@ -72,6 +73,7 @@ class TestTrainSASRec:
             ITEMS,
             arguments(tmp_path / "a", num_train_epochs=4, **options),
             config=small_config(),
+            item_features=item_features,
             patience=None,
         )
         checkpoint = tmp_path / "a" / "checkpoint-6"
@@ -81,6 +83,7 @@ class TestTrainSASRec:
             ITEMS,
             arguments(tmp_path / "b", num_train_epochs=4, **options),
             config=small_config(),
+            item_features=item_features,
             patience=None,
             resume_from_checkpoint=str(checkpoint),
         )

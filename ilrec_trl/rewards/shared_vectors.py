@@ -1,0 +1,86 @@
+"""Item vectors that are shared through what items have in common, while SASRec is trained."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.nn.utils import parametrize
+
+from .sasrec import SASRecModel
+
+
+ItemFeatures = Sequence[Sequence[Hashable]]
+
+
+class SharedVectors(nn.Module):
+    """
+    Parametrization of a matrix of item vectors: to each item's own vector those of its features are added.
+
+    Args:
+        features (`list[list[int]]`): Numbers of each item's features, counted from 0.
+        hidden_size (`int`): Width of the vectors.
+        std (`float`): Standard deviation of the first sums.
+        first_row (`int`): Rows of the matrix before that of item 0.
+    """
+
+    bag: Tensor
+    offsets: Tensor
+
+    def __init__(self, features: Sequence[Sequence[int]], hidden_size: int, std: float, first_row: int) -> None:
+        super().__init__()
+        numbers = torch.tensor([number for each in features for number in each])  # (sum of L,)
+        lengths = torch.tensor([0] * (first_row + 1) + [len(each) for each in features])
+        self.register_buffer("bag", numbers, persistent=False)
+        self.register_buffer("offsets", lengths.cumsum(0)[:-1], persistent=False)  # (first_row + I,)
+        own_std = std / max(1.0, len(numbers) / len(features)) ** 0.5
+        self.vectors = nn.Parameter(torch.randn(int(numbers.max()) + 1, hidden_size) * own_std)
+
+    def forward(self, own: Tensor) -> Tensor:
+        """`(first_row + I, H)` to the same shape; an empty bag adds nothing."""
+        return own + F.embedding_bag(self.bag, self.vectors, self.offsets, mode="sum")
+
+
+def share_vectors(model: SASRecModel, item_features: ItemFeatures) -> None:
+    """
+    Let items share vectors: what is learnt about a feature holds for all items that have it.
+
+    In what the model reads items begin as the sum of their features, and are told apart as far as the data asks.
+
+    Args:
+        model ([`SASRecModel`]): New, in place.
+        item_features (`list[list]`): Of each item in the order of `config.item_ids` what it has, such as the codes of
+            its semantic ID, a brand, a category. Equal values are one feature.
+
+    Raises:
+        ValueError: If they are not as many as the items, if no item has one, or if the model samples its softmax.
+    """
+    config = model.config
+    if len(item_features) != len(model.item_index):
+        raise ValueError(f"Got features of {len(item_features)} items for a SASRec of {len(model.item_index)}.")
+    if config.samples_items:
+        raise ValueError(
+            f"Item features need the softmax over the whole catalogue, but one of {config.samples_items} sampled "
+            "items was asked for, as is the default for large catalogues; leave out the features, or set "
+            "`SASRecConfig(num_sampled_negatives=0)`."
+        )
+    known: dict[Hashable, int] = {}
+    numbers = [sorted({known.setdefault(feature, len(known)) for feature in each}) for each in item_features]
+    if not known:
+        raise ValueError("Got `item_features`, but no item has one; pass `None`.")
+    matrices = [(model.item_embedding, config.item_initializer_range, 1)]
+    if model.output is not None:
+        matrices.append((model.output, config.initializer_range, 0))  # type: ignore[arg-type]
+    for module, std, first_row in matrices:
+        shared = SharedVectors(numbers, config.hidden_size, std, first_row)
+        parametrize.register_parametrization(module, "weight", shared.to(model.device))
+    nn.init.zeros_(model.item_embedding.parametrizations.weight.original)  # type: ignore[union-attr, arg-type]
+
+
+def fold_vectors(model: SASRecModel) -> None:
+    """Make the sums the items' own vectors, so that the model is a plain one again."""
+    for module in (model.item_embedding, model.output):
+        if module is not None and parametrize.is_parametrized(module):
+            parametrize.remove_parametrizations(module, "weight")
