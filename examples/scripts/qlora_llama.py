@@ -51,7 +51,8 @@ item_trie = catalog.trie(tokenizer)
 
 # Five SASRecs, each trained without a fifth of the users, whom it will score; a second run finds them there.
 folder = f"{options.output_dir}/sasrec"
-sasrec = train_sasrec_group(splits, catalog.item_ids, sasrec_training_arguments(folder), folder, folds=5)
+sasrec_args, codes = sasrec_training_arguments(folder), catalog.semantic_ids
+sasrec = train_sasrec_group(splits, catalog.item_ids, sasrec_args, folder, folds=5, item_features=codes)
 reward_func = sasrec.reward_func(item_trie, device=model.device)
 
 # Only the new tokens' rows of embedding and head are trained, beside the adapters.

@@ -44,8 +44,8 @@ evaluator = RecommendationEvaluator(next_item_dataset(splits.test, catalog), ite
 # Teacher: five SASRecs for the collaborative rewards, each trained without a fifth of the users, whom it will score.
 folder = f"{options.output_dir}/sasrec"
 sasrec_args = sasrec_training_arguments(folder, num_train_epochs=12, learning_rate=3e-3, disable_tqdm=True)
-config = SASRecConfig(hidden_size=64, dropout=0.3)
-sasrec = train_sasrec_group(splits, catalog.item_ids, sasrec_args, folder, folds=5, config=config)
+about = {"config": SASRecConfig(hidden_size=64, dropout=0.3), "item_features": catalog.semantic_ids}
+sasrec = train_sasrec_group(splits, catalog.item_ids, sasrec_args, folder, folds=5, **about)
 
 
 def new_model():

@@ -24,6 +24,7 @@ from ..rewards.sasrec import SASRecConfig, SASRecModel
 from ..rewards.sasrec_arguments import MIN_STEPS_UNSEEN, SASRecTrainingArguments, sasrec_training_arguments
 from ..rewards.sasrec_group import GROUP_FILE, SASRecGroup, check_group, train_sasrec_group
 from ..rewards.sasrec_training import evaluate_sasrec, train_sasrec
+from ..rewards.shared_vectors import item_tokens
 from ..rewards.transitions import TransitionReward
 from .options import EvaluationOptions, InputError
 from .prepare import PreparedData, input_errors
@@ -70,8 +71,8 @@ def train_teacher(
     args = teacher_arguments(options, Path(output_dir) / "checkpoints", seed, **fixed)
     data = prepared.splits, prepared.catalog.item_ids, args
     settings: dict[str, Any] = {"config": teacher_config(options), "patience": None if whole else 2}
-    if options.sasrec_item_tokens:
-        settings["item_features"] = item_tokens(prepared)
+    if (features := teacher_features(options, prepared)) is not None:
+        settings["item_features"] = features
     if options.several:
         members, folds = options.members, None if options.folds == 1 else options.folds
         with input_errors():
@@ -83,11 +84,21 @@ def train_teacher(
     return model
 
 
-def item_tokens(prepared: PreparedData) -> list[list[int]]:
-    """Tokens that the language model writes each item with, in the order of the catalogue's ids."""
-    trie = prepared.item_trie
-    sequences = (trie.sequence(item) for item in prepared.catalog.item_ids)
-    return [[token for token in sequence if token != trie.end_token_id] for sequence in sequences]
+def teacher_features(options: TeacherOptions, prepared: PreparedData) -> list[list[int]] | None:
+    """The items' tokens where SASRec is to learn vectors of them."""
+    item_ids = prepared.catalog.item_ids
+    sampled = SASRecConfig(item_ids=item_ids).samples_items > 0
+    if options.sasrec_item_tokens is None and sampled:
+        logger.warning(f"SASRec of {len(item_ids):,} items learns no vectors of their tokens: its softmax is sampled.")
+        return None
+    if options.sasrec_item_tokens is False:
+        return None
+    if sampled:
+        raise InputError(
+            f"--sasrec_item_tokens cannot be had for {len(item_ids):,} items: above 100,000 SASRec's softmax is "
+            "sampled; leave it out"
+        )
+    return item_tokens(prepared.item_trie, item_ids)
 
 
 def load_teacher(folder: str, prepared: PreparedData) -> SASRecModel | SASRecGroup:
@@ -202,7 +213,7 @@ def teacher_settings(model: SASRecModel | SASRecGroup, options: TeacherOptions, 
     args = teacher_arguments(options, "unused", seed)
     budget = ("learning_rate", "num_train_epochs", "per_device_train_batch_size")
     settings |= {name: getattr(args, name) for name in budget}
-    settings |= {"item_tokens": True} if options.sasrec_item_tokens else {}
+    settings["item_tokens"] = options.sasrec_item_tokens is not False and not model.config.samples_items
     return settings | ({"min_steps": args.min_steps} if args.min_steps else {}) | {"seed": seed}
 
 

@@ -12,7 +12,8 @@ import torch
 from ..rewards.sasrec import SASRecModel
 from ..rewards.sasrec_arguments import num_sasrec_steps
 from ..rewards.sasrec_training import sasrec_optimizer
-from .baselines import teacher_arguments, teacher_config
+from ..rewards.shared_vectors import share_vectors
+from .baselines import teacher_arguments, teacher_config, teacher_features
 from .environment import default_device
 from .options import EvaluationOptions, ModelOptions, TrainingOptions
 from .prepare import PreparedData
@@ -95,6 +96,8 @@ def _sasrec(prepared: PreparedData, teacher: TeacherOptions) -> float:
     config = teacher_config(teacher)
     config.item_ids = list(prepared.catalog.item_ids)
     model = SASRecModel(config).to(default_device())  # type: ignore[arg-type]
+    if (features := teacher_features(teacher, prepared)) is not None:
+        share_vectors(model, features)
     optimizer = sasrec_optimizer(model, args) or torch.optim.AdamW(model.parameters())
     targets = [max(0, len(items) - 1) for _, items in prepared.splits.train]
     rows = sum(math.ceil(number / config.max_position_embeddings) for number in targets)

@@ -20,11 +20,12 @@ class TeacherOptions:
         },
     )
     sasrec_batch_size: int | None = field(default=None, metadata={"help": "Users a batch of SASRec. None: 64."})
-    sasrec_item_tokens: bool = field(
-        default=False,
+    sasrec_item_tokens: bool | None = field(
+        default=None,
         metadata={
             "help": "Whether SASRec learns vectors of the items' tokens, codes of semantic IDs or words of titles, "
-            "beside those of the items, so that it knows what the language model reads."
+            "beside those of the items, so that it knows what the language model reads. None: yes, but not above "
+            "100,000 items, where its softmax is sampled."
         },
     )
     sasrec_folds: int | None = field(

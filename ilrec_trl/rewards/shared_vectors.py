@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Hashable, Sequence
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
@@ -11,6 +12,9 @@ from torch.nn.utils import parametrize
 
 from .sasrec import SASRecModel
 
+
+if TYPE_CHECKING:
+    from ..items.item_trie import ItemTrie
 
 ItemFeatures = Sequence[Sequence[Hashable]]
 
@@ -77,6 +81,29 @@ def share_vectors(model: SASRecModel, item_features: ItemFeatures) -> None:
         shared = SharedVectors(numbers, config.hidden_size, std, first_row)
         parametrize.register_parametrization(module, "weight", shared.to(model.device))
     nn.init.zeros_(model.item_embedding.parametrizations.weight.original)  # type: ignore[union-attr, arg-type]
+
+
+def item_tokens(item_trie: ItemTrie, item_ids: Sequence[str]) -> list[list[int]]:
+    """
+    The tokens that the language model writes items with, as their features: codes of semantic IDs, words of titles.
+
+    Args:
+        item_trie ([`ItemTrie`]): The catalogue.
+        item_ids (`list[str]`): Items, in the order in which SASRec is to know them.
+
+    Returns:
+        `list[list[int]]`: Token ids of each item, without the end token.
+    """
+    arrays = item_trie.to("cpu").arrays
+    nodes = item_trie.to("cpu").leaf_of(item_ids)  # (I,)
+    rows: list[list[int]] = [[] for _ in item_ids]
+    while (nodes > 0).any():
+        tokens = torch.where(nodes > 0, arrays.node_tokens[nodes], -1)  # (I,)
+        for row, token in zip(rows, tokens.tolist(), strict=True):
+            if token not in (-1, item_trie.end_token_id):
+                row.append(token)
+        nodes = torch.where(nodes > 0, arrays.parent(nodes), 0)
+    return [row[::-1] for row in rows]
 
 
 def fold_vectors(model: SASRecModel) -> None:

@@ -81,6 +81,34 @@ def test_without_validation_items_fewer_updates_have_to_do(data_folder, tmp_path
     assert asked == [steps]
 
 
+@pytest.mark.parametrize(("asked", "limit"), [(None, 100), (True, 100), (False, 100), (None, 2), (False, 2)])
+def test_sasrec_knows_what_the_language_model_reads(data_folder, tmp_path, monkeypatch, caplog, asked, limit):
+    """By default, but where its softmax is sampled."""
+    monkeypatch.setattr("ilrec_trl.rewards.sasrec_config.FULL_SOFTMAX_ITEMS", limit)
+    given = []
+
+    def train(splits, item_ids, args, item_features=None, **settings):
+        given.append(item_features)
+        return SASRecModel(SASRecConfig(item_ids=item_ids, hidden_size=8, num_attention_heads=1))
+
+    monkeypatch.setattr("ilrec_trl.pipeline.baselines.train_sasrec", train)
+    prepared = prepare(DataOptions(data=str(data_folder)))
+    options = TeacherOptions(sasrec_folds=1, sasrec_item_tokens=asked)
+    model = train_teacher(prepared, options, tmp_path, seed=0)
+    tokens = prepared.tokenizer.convert_ids_to_tokens
+    expected = [prepared.catalog.semantic_ids] if asked is not False and limit == 100 else [None]
+    assert [each and [tokens(item) for item in each] for each in given] == expected
+    assert teacher_settings(model, options, 0)["item_tokens"] == (expected != [None])
+    assert ("learns no vectors of their tokens" in caplog.text) == (asked is None and limit == 2)
+
+
+def test_tokens_that_cannot_be_learnt_are_refused(data_folder, tmp_path, monkeypatch):
+    monkeypatch.setattr("ilrec_trl.rewards.sasrec_config.FULL_SOFTMAX_ITEMS", 2)
+    prepared = prepare(DataOptions(data=str(data_folder)))
+    with pytest.raises(InputError, match="--sasrec_item_tokens cannot be had for"):
+        train_teacher(prepared, TeacherOptions(sasrec_item_tokens=True), tmp_path, seed=0)
+
+
 def test_the_teacher_is_judged_as_the_methods_are_ranked(data_folder):
     prepared = prepare(DataOptions(data=str(data_folder)))
     torch.manual_seed(0)
