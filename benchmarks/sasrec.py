@@ -1,8 +1,9 @@
 """
-Training of SASRec: time an epoch and quality by epoch on real sequences, with the softmax in full, sampled and, given
-`--library-python`, beside RecTools' SASRec; time and memory up to a million items. From the root of the repository:
+Training of SASRec: time an epoch and quality by epoch on real sequences, with the softmax in full, with vectors of the
+items' codes, sampled and, given `--library-python`, beside RecTools' SASRec; time and memory up to a million items.
+From the root of the repository:
 
-    python benchmarks/sasrec.py --data FOLDER          # FOLDER/inter.json.gz: {user: [item, ...] in time order}
+    python benchmarks/sasrec.py --data FOLDER          # inter.json.gz and index.json.gz, see docs/data.md
     python benchmarks/sasrec.py --quick                # a small try on a generated store, written nowhere
     python -m venv rectools && rectools/bin/pip install torch 'rectools[torch]==0.19.0'
     python benchmarks/sasrec.py --data FOLDER --library-python rectools/bin/python
@@ -62,18 +63,27 @@ class Clock(TrainerCallback):
         self.ndcg.append(metrics["eval_ndcg@10"])
 
 
-def train(splits: Splits, item_ids: list[str], num_sampled_negatives: int | None, **settings: Any) -> Clock:
+def train(
+    splits: Splits,
+    item_ids: list[str],
+    num_sampled_negatives: int | None,
+    item_features: list[list[str]] | None = None,
+    **settings: Any,
+) -> Clock:
     clock = Clock()
     with tempfile.TemporaryDirectory() as folder:
         fixed = {"save_strategy": "no", "load_best_model_at_end": False, "disable_tqdm": True, "seed": 0}
         args = sasrec_training_arguments(folder, use_cpu=True, **(fixed | settings))
         config = SASRecConfig(num_sampled_negatives=num_sampled_negatives)
-        train_sasrec(splits, item_ids, args, config=config, patience=None, callbacks=[clock])
+        about: dict[str, Any] = {"config": config, "item_features": item_features, "patience": None}
+        train_sasrec(splits, item_ids, args, **about, callbacks=[clock])
     return clock
 
 
-def epochs_of_ours(splits: Splits, item_ids: list[str], num_sampled: int, epochs: int) -> list[dict[str, float]]:
-    clock = train(splits, item_ids, num_sampled, num_train_epochs=epochs, logging_strategy="no")
+def epochs_of_ours(
+    splits: Splits, item_ids: list[str], num_sampled: int, epochs: int, codes: list[list[str]] | None = None
+) -> list[dict[str, float]]:
+    clock = train(splits, item_ids, num_sampled, codes, num_train_epochs=epochs, logging_strategy="no")
     return [{"seconds": s, "ndcg@10": n} for s, n in zip(clock.epochs, clock.ndcg, strict=True)]
 
 
@@ -147,19 +157,22 @@ def catalogue_rows(catalogues: list[tuple[int, int | None, int]]) -> list[dict[s
     return rows
 
 
-def load(folder: Path | None) -> tuple[str, Splits, list[str]]:
+def load(folder: Path | None) -> tuple[str, Splits, dict[str, list[str]]]:
+    """Name, sequences, and the codes of the items that they hold."""
     if folder is None:
         store = generate_store(seed=0, num_users=400, num_items=200)
-        return "generated store", store.interactions.leave_one_out(), list(store.semantic_ids)
+        return "generated store", store.interactions.leave_one_out(), store.semantic_ids
     with gzip.open(folder / "inter.json.gz", "rt", encoding="utf-8") as file:
         sequences = {user: [str(item) for item in items] for user, items in json.load(file).items()}
-    item_ids = sorted({item for items in sequences.values() for item in items})
-    return folder.resolve().name, Interactions.from_sequences(sequences).leave_one_out(), item_ids
+    with gzip.open(folder / "index.json.gz", "rt", encoding="utf-8") as file:
+        codes = json.load(file)
+    held = sorted({item for items in sequences.values() for item in items})
+    return folder.resolve().name, Interactions.from_sequences(sequences).leave_one_out(), {i: codes[i] for i in held}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, help="Folder with inter.json.gz.")
+    parser.add_argument("--data", type=Path, help="Folder with inter.json.gz and index.json.gz.")
     parser.add_argument("--epochs", type=int, default=15, help="Epochs of ours.")
     parser.add_argument("--sampled", type=int, default=512, help="Negatives of the sampled softmax on the data.")
     parser.add_argument("--library-python", help="Python of an environment with RecTools.")
@@ -175,10 +188,12 @@ def main() -> None:
         return
     if arguments.data is None and not arguments.quick:
         parser.error("name the real sequences with --data, or try --quick")
-    name, splits, item_ids = load(None if arguments.quick else arguments.data)
+    name, splits, items = load(None if arguments.quick else arguments.data)
     epochs, sampled = (2, 64) if arguments.quick else (arguments.epochs, arguments.sampled)
+    item_ids, codes = list(items), list(items.values())
     systems = {
         "full softmax": epochs_of_ours(splits, item_ids, 0, epochs),
+        "the same with the items' codes": epochs_of_ours(splits, item_ids, 0, epochs, codes),
         f"{sampled} sampled": epochs_of_ours(splits, item_ids, sampled, epochs),
     }
     if arguments.library_python:
