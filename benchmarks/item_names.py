@@ -54,7 +54,8 @@ PAIRS = [
 def compare_names(data: Path, folder: Path, command: str) -> None:
     """Train and evaluate every name of the items, then compare them on all test users."""
     run(folder, "shipped", "prepare", "--data", data, output="shipped")
-    run(folder, "SASRec", "sasrec", "--prepared", folder / "shipped", "--sasrec_folds", "1", output="sasrec")
+    alone = ["--sasrec_folds", "1", "--sasrec_item_tokens", "false"]
+    run(folder, "SASRec", "sasrec", "--prepared", folder / "shipped", *alone, output="sasrec")
     users = ["--sasrec", folder / "sasrec", "--prepared", folder / "shipped"]
     for name in NAMES:
         source = data

@@ -22,6 +22,7 @@ from ..rewards.combined_rewards import EnsembleReward
 from ..rewards.rewards import RewardFunc, SASRecReward
 from ..rewards.sasrec import SASRecConfig, SASRecModel
 from ..rewards.sasrec_arguments import MIN_STEPS_UNSEEN, SASRecTrainingArguments, sasrec_training_arguments
+from ..rewards.sasrec_config import FULL_SOFTMAX_ITEMS
 from ..rewards.sasrec_group import GROUP_FILE, SASRecGroup, check_group, train_sasrec_group
 from ..rewards.sasrec_training import evaluate_sasrec, train_sasrec
 from ..rewards.shared_vectors import item_tokens
@@ -42,6 +43,8 @@ def check_teacher(options: TeacherOptions) -> None:
         raise InputError(f"--transition_share is {options.transition_share}, expected a number from 0 to below 1")
     if options.sasrec is not None and (options.sasrec_folds is not None or options.sasrec_ensemble is not None):
         raise InputError("--sasrec names trained ones; leave out --sasrec_folds and --sasrec_ensemble")
+    if options.sasrec is not None and options.sasrec_item_tokens is not None:
+        raise InputError("--sasrec names trained ones; leave out --sasrec_item_tokens")
     if options.folds < 1:
         raise InputError(f"--sasrec_folds is {options.folds}, expected 2 or more, or 1 for one SASRec of all users")
     if options.calibrate_rewards and (
@@ -71,8 +74,9 @@ def train_teacher(
     args = teacher_arguments(options, Path(output_dir) / "checkpoints", seed, **fixed)
     data = prepared.splits, prepared.catalog.item_ids, args
     settings: dict[str, Any] = {"config": teacher_config(options), "patience": None if whole else 2}
-    if (features := teacher_features(options, prepared)) is not None:
-        settings["item_features"] = features
+    settings["item_features"] = teacher_features(options, prepared)
+    if settings["item_features"] is None and options.sasrec_item_tokens is None:
+        logger.warning("SASRec learns no vectors of the items' tokens, since its softmax is sampled.")
     if options.several:
         members, folds = options.members, None if options.folds == 1 else options.folds
         with input_errors():
@@ -88,16 +92,13 @@ def teacher_features(options: TeacherOptions, prepared: PreparedData) -> list[li
     """The items' tokens where SASRec is to learn vectors of them."""
     item_ids = prepared.catalog.item_ids
     sampled = SASRecConfig(item_ids=item_ids).samples_items > 0
-    if options.sasrec_item_tokens is None and sampled:
-        logger.warning(f"SASRec of {len(item_ids):,} items learns no vectors of their tokens: its softmax is sampled.")
-        return None
-    if options.sasrec_item_tokens is False:
-        return None
-    if sampled:
+    if sampled and options.sasrec_item_tokens:
         raise InputError(
-            f"--sasrec_item_tokens cannot be had for {len(item_ids):,} items: above 100,000 SASRec's softmax is "
-            "sampled; leave it out"
+            f"--sasrec_item_tokens cannot be had for {len(item_ids):,} items: above {FULL_SOFTMAX_ITEMS:,} SASRec's "
+            "softmax is sampled; leave it out"
         )
+    if sampled or options.sasrec_item_tokens is False:
+        return None
     return item_tokens(prepared.item_trie, item_ids)
 
 

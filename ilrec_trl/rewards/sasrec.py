@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import nn
@@ -128,6 +129,18 @@ class SASRecModel(PreTrainedModel):
         self.output = None if config.tie_word_embeddings else nn.Linear(config.hidden_size, num_items)
         self.post_init()
 
+    @classmethod
+    def from_pretrained(cls, name: Any, *args: Any, **kwargs: Any) -> SASRecModel:  # type: ignore[override]
+        """As in transformers, but weights that are missing are an error."""
+        loaded: Any = super().from_pretrained(name, *args, **(kwargs | {"output_loading_info": True}))
+        if missing := loaded[1]["missing_keys"]:
+            raise ValueError(
+                f"{name} lacks {', '.join(sorted(missing))}. A checkpoint of a training with item features holds "
+                "their vectors apart: resume that training by `resume_from_checkpoint`, and load what "
+                "`save_pretrained` wrote after it."
+            )
+        return loaded if kwargs.get("output_loading_info") else loaded[0]  # type: ignore[no-any-return]
+
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
         if isinstance(module, (nn.Linear, nn.Embedding)):
@@ -226,7 +239,8 @@ class SASRecModel(PreTrainedModel):
         """
         The vectors by which items are scored: rows of the output matrix, or of the embeddings where they are tied.
 
-        An item that no training sequence holds has a vector too, which says nothing about the item.
+        An item that no training sequence holds has a vector too, which says nothing about it but what its features do,
+        where SASRec was trained with them.
 
         Args:
             item_ids (`list[str]`): Known items.

@@ -21,7 +21,7 @@ from .rewards import RewardFunc, SASRecReward
 from .sasrec import SASRecModel
 from .sasrec_config import SASRecConfig
 from .sasrec_training import train_sasrec
-from .shared_vectors import ItemFeatures
+from .shared_vectors import ItemFeatures, check_features
 
 
 if TYPE_CHECKING:
@@ -129,6 +129,8 @@ def train_sasrec_group(
         ValueError: For fewer than 1 member or 2 folds, or more folds than users.
     """
     check_group(splits, members, folds)
+    if item_features is not None:
+        check_features(item_features, len(item_ids))
     fold_of = [] if folds is None else [assign_folds(splits, folds, args.seed + member) for member in range(members)]
     output_dir = Path(output_dir)
     (output_dir / GROUP_FILE).unlink(missing_ok=True)
@@ -138,7 +140,7 @@ def train_sasrec_group(
         name = f"member{member}" if folds is None else f"member{member}-fold{fold}"
         part = splits if folds is None else without_fold(splits, fold_of[member], fold)
         settings: dict[str, Any] = {"config": copy.deepcopy(config or SASRecConfig()), "patience": patience}
-        if item_features is not None:
+        if item_features is not None:  # so that trainings without them are still known to be finished
             settings["item_features"] = item_features
         models.append(_train_once(part, item_ids, args, output_dir / name, number, settings))
         names.append(name)

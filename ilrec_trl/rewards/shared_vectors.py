@@ -26,7 +26,7 @@ class SharedVectors(nn.Module):
     Args:
         features (`list[list[int]]`): Numbers of each item's features, counted from 0.
         hidden_size (`int`): Width of the vectors.
-        std (`float`): Standard deviation of the first sums.
+        std (`float`): Standard deviation of the first sum of as many features as items with any have on average.
         first_row (`int`): Rows of the matrix before that of item 0.
     """
 
@@ -39,12 +39,32 @@ class SharedVectors(nn.Module):
         lengths = torch.tensor([0] * (first_row + 1) + [len(each) for each in features])
         self.register_buffer("bag", numbers, persistent=False)
         self.register_buffer("offsets", lengths.cumsum(0)[:-1], persistent=False)  # (first_row + I,)
-        own_std = std / max(1.0, len(numbers) / len(features)) ** 0.5
-        self.vectors = nn.Parameter(torch.randn(int(numbers.max()) + 1, hidden_size) * own_std)
+        feature_std = std / (len(numbers) / int((lengths > 0).sum())) ** 0.5
+        self.vectors = nn.Parameter(torch.randn(int(numbers.max()) + 1, hidden_size) * feature_std)
 
     def forward(self, own: Tensor) -> Tensor:
         """`(first_row + I, H)` to the same shape; an empty bag adds nothing."""
         return own + F.embedding_bag(self.bag, self.vectors, self.offsets, mode="sum")
+
+
+def check_features(item_features: ItemFeatures, num_items: int) -> None:
+    """Refuse what is not one list of features an item."""
+    wrong = next((each for each in [item_features, *item_features] if not isinstance(each, (list, tuple))), None)
+    if wrong is not None:
+        raise ValueError(
+            f"Got item features in a {type(wrong).__name__}, expected a list with one list of features for each of "
+            "`item_ids`, in their order, such as `catalog.semantic_ids`."
+        )
+    if len(item_features) != num_items:
+        raise ValueError(
+            f"Got features of {len(item_features)} items for a SASRec of {num_items}; give one list for each of "
+            "`item_ids`, in their order."
+        )
+    if not any(item_features):
+        raise ValueError(
+            f"Got {num_items} empty lists of item features, expected features of one item at least; leave "
+            "`item_features` out."
+        )
 
 
 def share_vectors(model: SASRecModel, item_features: ItemFeatures) -> None:
@@ -56,14 +76,14 @@ def share_vectors(model: SASRecModel, item_features: ItemFeatures) -> None:
     Args:
         model ([`SASRecModel`]): New, in place.
         item_features (`list[list]`): Of each item in the order of `config.item_ids` what it has, such as the codes of
-            its semantic ID, a brand, a category. Equal values are one feature.
+            its semantic ID, a brand, a category. Equal values are one feature, so that codes of different levels need
+            different ones.
 
     Raises:
-        ValueError: If they are not as many as the items, if no item has one, or if the model samples its softmax.
+        ValueError: If they are no lists, not as many as the items or all empty, or if the model samples its softmax.
     """
     config = model.config
-    if len(item_features) != len(model.item_index):
-        raise ValueError(f"Got features of {len(item_features)} items for a SASRec of {len(model.item_index)}.")
+    check_features(item_features, len(model.item_index))
     if config.samples_items:
         raise ValueError(
             f"Item features need the softmax over the whole catalogue, but one of {config.samples_items} sampled "
@@ -72,15 +92,15 @@ def share_vectors(model: SASRecModel, item_features: ItemFeatures) -> None:
         )
     known: dict[Hashable, int] = {}
     numbers = [sorted({known.setdefault(feature, len(known)) for feature in each}) for each in item_features]
-    if not known:
-        raise ValueError("Got `item_features`, but no item has one; pass `None`.")
     matrices = [(model.item_embedding, config.item_initializer_range, 1)]
     if model.output is not None:
         matrices.append((model.output, config.initializer_range, 0))  # type: ignore[arg-type]
+    with_features = [1 + item for item, each in enumerate(item_features) if each]
+    with torch.no_grad():
+        model.item_embedding.weight[with_features] = 0
     for module, std, first_row in matrices:
         shared = SharedVectors(numbers, config.hidden_size, std, first_row)
         parametrize.register_parametrization(module, "weight", shared.to(model.device))
-    nn.init.zeros_(model.item_embedding.parametrizations.weight.original)  # type: ignore[union-attr, arg-type]
 
 
 def item_tokens(item_trie: ItemTrie, item_ids: Sequence[str]) -> list[list[int]]:
@@ -94,15 +114,15 @@ def item_tokens(item_trie: ItemTrie, item_ids: Sequence[str]) -> list[list[int]]
     Returns:
         `list[list[int]]`: Token ids of each item, without the end token.
     """
-    arrays = item_trie.to("cpu").arrays
-    nodes = item_trie.to("cpu").leaf_of(item_ids)  # (I,)
+    trie = item_trie.to("cpu")
+    nodes = trie.leaf_of(item_ids)  # (I,)
     rows: list[list[int]] = [[] for _ in item_ids]
-    while (nodes > 0).any():
-        tokens = torch.where(nodes > 0, arrays.node_tokens[nodes], -1)  # (I,)
+    while nodes.any():
+        tokens = trie.arrays.node_tokens[nodes]  # (I,), -1 at the root
         for row, token in zip(rows, tokens.tolist(), strict=True):
-            if token not in (-1, item_trie.end_token_id):
+            if token not in (-1, trie.end_token_id):
                 row.append(token)
-        nodes = torch.where(nodes > 0, arrays.parent(nodes), 0)
+        nodes = trie.arrays.parent(nodes).clamp(min=0)
     return [row[::-1] for row in rows]
 
 

@@ -99,7 +99,7 @@ def test_sasrec_knows_what_the_language_model_reads(data_folder, tmp_path, monke
     expected = [prepared.catalog.semantic_ids] if asked is not False and limit == 100 else [None]
     assert [each and [tokens(item) for item in each] for each in given] == expected
     assert teacher_settings(model, options, 0)["item_tokens"] == (expected != [None])
-    assert ("learns no vectors of their tokens" in caplog.text) == (asked is None and limit == 2)
+    assert ("learns no vectors of the items' tokens" in caplog.text) == (asked is None and limit == 2)
 
 
 def test_tokens_that_cannot_be_learnt_are_refused(data_folder, tmp_path, monkeypatch):
@@ -107,6 +107,12 @@ def test_tokens_that_cannot_be_learnt_are_refused(data_folder, tmp_path, monkeyp
     prepared = prepare(DataOptions(data=str(data_folder)))
     with pytest.raises(InputError, match="--sasrec_item_tokens cannot be had for"):
         train_teacher(prepared, TeacherOptions(sasrec_item_tokens=True), tmp_path, seed=0)
+
+
+def test_trained_ones_know_tokens_or_do_not(data_folder, tmp_path):
+    prepared = prepare(DataOptions(data=str(data_folder)))
+    with pytest.raises(InputError, match="leave out --sasrec_item_tokens"):
+        train_teacher(prepared, TeacherOptions(sasrec=str(tmp_path), sasrec_item_tokens=True), tmp_path, seed=0)
 
 
 def test_the_teacher_is_judged_as_the_methods_are_ranked(data_folder):

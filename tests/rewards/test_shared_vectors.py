@@ -28,12 +28,33 @@ def test_items_are_their_own_vector_and_those_of_their_features(tie_word_embeddi
     own = shared.original[padding:]
     expected = own + torch.stack([string + large, string, drum + large, 0 * drum, string])  # twice named counts once
     torch.testing.assert_close(module.weight[padding:], expected)
-    # What is read begins as the features alone, so that items of the same ones are the same
+    # In what is read items begin as their features alone, so that those of the same ones are the same
     read = model.item_embedding.weight
-    assert not read[0].any()
-    assert not read[4].any()
+    assert not read[0].any()  # the padding
     assert torch.equal(read[2], read[5])
     assert not torch.equal(read[1], read[2])
+    assert torch.equal(read[4], small_model(tie_word_embeddings=tie_word_embeddings).item_embedding.weight[4])
+
+
+def test_sums_begin_as_large_as_items_without_features():
+    torch.manual_seed(0)
+    model = SASRecModel(SASRecConfig(item_ids=[str(item) for item in range(4_000)], hidden_size=32))
+    share_vectors(
+        model, [[f"{item} {feature}" for feature in range(8)] if item % 4 == 0 else [] for item in range(4_000)]
+    )
+    read = model.item_embedding.weight[1:]
+    assert read[::4].std().item() == pytest.approx(model.config.item_initializer_range, rel=0.02)
+    assert read[1::4].std().item() == pytest.approx(model.config.item_initializer_range, rel=0.02)
+
+
+def test_checkpoint_of_a_training_with_features_is_no_model(tmp_path):
+    model = small_model()
+    share_vectors(model, FEATURES)
+    model.save_pretrained(tmp_path)
+    with pytest.raises(
+        ValueError, match=r"lacks item_embedding.weight, output.weight. A checkpoint of a training with"
+    ):
+        SASRecModel.from_pretrained(tmp_path)
 
 
 @pytest.mark.parametrize("tie_word_embeddings", [False, True])
@@ -93,7 +114,10 @@ def test_item_tokens_are_those_of_the_trie_without_the_end():
     ("features", "changes", "message"),
     [
         (FEATURES[1:], {}, "Got features of 4 items for a SASRec of 5"),
-        ([[]] * 5, {}, "no item has one"),
+        ([[]] * 5, {}, "Got 5 empty lists"),
+        (["string"] * 5, {}, "in a str, expected a list with one list of features for each"),
+        (dict.fromkeys("abcde", ["string"]), {}, "in a dict, expected a list"),
+        (torch.ones(5, 2), {}, "in a Tensor, expected a list"),
         (FEATURES, {"num_sampled_negatives": 2}, "need the softmax over the whole catalogue, but one of 2 sampled"),
     ],
 )
