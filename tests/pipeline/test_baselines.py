@@ -220,7 +220,9 @@ def test_a_group_of_teachers_is_trained_loaded_and_ranked(data_folder, tmp_path)
     expected = group.reward_func(prepared.item_trie, 2.0)(asked[0], **asked[1])
     calibrated, settings = teacher_reward(group, prepared, own, EvaluationOptions())
     assert torch.equal(calibrated(asked[0], **asked[1]), expected)
-    assert torch.equal(reward(asked[0], **asked[1]), group.reward_func(prepared.item_trie)(asked[0], **asked[1]))
+    plain = group.reward_func(prepared.item_trie)(asked[0], **asked[1])
+    torch.testing.assert_close(reward(asked[0], **asked[1]), plain)  # loaded weights may round otherwise
+    assert not torch.allclose(plain, expected, rtol=1e-3)
     figures = settings.pop("teacher_ndcg@10")
     assert settings == {"reward_temperature": 2.0, "transition_share": 0.0}
     # Of the models one by one, not of their mean probability
