@@ -66,6 +66,8 @@ def _parse(command: str, summary: str, dataclasses: Sequence[Any], arguments: li
     epilog = "--config FILE reads options from a YAML file; flags override it."
     parser = TrlParser(dataclasses, prog=f"ilrec {command}", description=f"{summary}.", epilog=epilog)
     try:
+        if "--config" in arguments[:-1]:
+            _refuse_repeated_keys(arguments[arguments.index("--config") + 1])
         return parser.parse_args_and_config(arguments)
     except (ValueError, OSError, IndexError) as error:
         message = "--config needs the name of a file" if isinstance(error, IndexError) else error
@@ -75,6 +77,29 @@ def _parse(command: str, summary: str, dataclasses: Sequence[Any], arguments: li
         if type(error).__module__.startswith("yaml"):
             raise o.InputError(f"the file of --config is not YAML: {' '.join(str(error).split())}") from error
         raise
+
+
+def _refuse_repeated_keys(file: str) -> None:
+    """Refuse a YAML file that says something twice, of which PyYAML would take the last without a word."""
+    import yaml  # what TRL reads the file with
+
+    with open(file) as stream:
+        nodes = [yaml.compose(stream)]
+    while nodes:
+        node = nodes.pop()
+        if isinstance(node, yaml.MappingNode):
+            lines: dict[str, int] = {}
+            for key, value in node.value:
+                nodes.append(value)
+                if not isinstance(key, yaml.ScalarNode):
+                    continue
+                line = key.start_mark.line + 1
+                if key.value in lines:
+                    before = lines[key.value]
+                    raise o.InputError(f"{file} has {key.value!r} in line {before} and in line {line}; leave one out")
+                lines[key.value] = line
+        elif isinstance(node, yaml.SequenceNode):
+            nodes += node.value
 
 
 def _prepare(data: o.DataOptions, model: o.ModelOptions, options: o.PrepareOptions) -> None:

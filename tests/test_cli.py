@@ -59,7 +59,13 @@ def test_errors_are_one_line(arguments, message, capsys):
 
 @pytest.mark.parametrize(
     ("content", "message"),
-    [("- a\n- b\n", "YAML mapping"), ("a: [1\n", "not YAML"), ("learning: 1\n", "--learning")],
+    [
+        ("- a\n- b\n", "YAML mapping"),
+        ("a: [1\n", "not YAML"),
+        ("learning: 1\n", "--learning"),
+        ("seeds: [0]\nmax_history: 5\nseeds: [1]\n", "'seeds' in line 1 and in line 3"),
+        ("env:\n  - {A: 1, A: 2}\n", "'A' in line 2 and in line 2"),
+    ],
 )
 def test_bad_config_files(tmp_path, capsys, content, message):
     (tmp_path / "config.yaml").write_text(content)
