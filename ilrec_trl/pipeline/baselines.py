@@ -91,17 +91,17 @@ def train_teacher(
 def teacher_features(options: TeacherOptions, prepared: PreparedData) -> list[list[int]] | None:
     """The items' tokens where SASRec is to learn vectors of them."""
     item_ids = prepared.catalog.item_ids
-    config = SASRecConfig(item_ids=item_ids)
-    if config.samples_items and options.sasrec_item_tokens:
+    sampled = SASRecConfig(item_ids=item_ids).samples_items > 0
+    if sampled and options.sasrec_item_tokens:
         raise InputError(
             f"--sasrec_item_tokens cannot be had for {len(item_ids):,} items: above {FULL_SOFTMAX_ITEMS:,} SASRec's "
             "softmax is sampled; leave it out"
         )
-    return item_tokens(prepared.item_trie, item_ids) if _learns_tokens(config, options) else None
+    return item_tokens(prepared.item_trie, item_ids) if _learns_tokens(options, sampled) else None
 
 
-def _learns_tokens(config: SASRecConfig, options: TeacherOptions) -> bool:
-    return options.sasrec_item_tokens is not False and not config.samples_items
+def _learns_tokens(options: TeacherOptions, sampled: bool) -> bool:
+    return options.sasrec_item_tokens is not False and not sampled
 
 
 def load_teacher(folder: str, prepared: PreparedData) -> SASRecModel | SASRecGroup:
@@ -216,7 +216,7 @@ def teacher_settings(model: SASRecModel | SASRecGroup, options: TeacherOptions, 
     args = teacher_arguments(options, "unused", seed)
     budget = ("learning_rate", "num_train_epochs", "per_device_train_batch_size")
     settings |= {name: getattr(args, name) for name in budget}
-    settings["item_tokens"] = _learns_tokens(model.config, options)
+    settings["item_tokens"] = _learns_tokens(options, model.config.samples_items > 0)
     return settings | ({"min_steps": args.min_steps} if args.min_steps else {}) | {"seed": seed}
 
 
