@@ -5,9 +5,11 @@ rows are bad, by number; it neither loses a row in silence nor fails in another 
 
 import csv
 import gzip
+import io
 import json
 import math
 import re
+from itertools import islice
 
 import pandas as pd
 import pyarrow.parquet
@@ -271,8 +273,10 @@ MINI = {
 
 def windows_of(data, layout):
     """(user, history, item) of each line, read naively; None for a line that is none."""
-    lines = re.split(r"\r\n|\r|\n", data.decode("latin-1"))[1:]
-    for fields in (line.split("\t") for line in lines) if layout == "inter" else csv.reader(lines):
+    text = data.decode("latin-1")
+    lines = (line.split("\t") for line in re.split(r"\r\n|\r|\n", text))
+    # A line may end inside quotation marks
+    for fields in islice(lines if layout == "inter" else csv.reader(io.StringIO(text, newline="")), 1, None):
         if not any(fields):
             if len(fields) > 1:
                 yield None
@@ -303,9 +307,17 @@ def joined(parts):
     return sequences
 
 
+LINE_END_IN_QUOTES = {
+    "rows": [("c", "B1", 1, 0), *[("a", "B1", 1, 0)] * 3, *[("b", "7", 1, 0)] * 2, ("c", "B1", 1, 0)],
+    "changes": [("insert", 0.171875, b"\n")],
+    "falling": True,
+}
+
+
 @FAST
 @pytest.mark.parametrize("layout", MINI)
 @given(rows=rows, changes=edits, falling=st.booleans())
+@example(**LINE_END_IN_QUOTES)
 def test_mini_one_rec(layout, folder, rows, changes, falling):
     lines, sequences = windows(rows, 3, falling)
     cut = len(lines) if falling else len(lines) - len(lines) // 3
