@@ -16,8 +16,8 @@ METRIC_TITLES = {
     "ndcg@10": "NDCG@10",
     "mrr": "MRR",
 }
-#: Below this share of the reference's NDCG@10 on validation a teacher is spoken of: at 0.98 of it and above ILRec
-#: gained, at 0.83 it lost (docs/when_ilrec_helps.md).
+# Below this share of the reference's NDCG@10 on validation a teacher is spoken of: at 0.98 of it and above ILRec
+# gained, at 0.83 it lost (docs/when_ilrec_helps.md).
 CLEARLY_WORSE = 0.95
 
 
