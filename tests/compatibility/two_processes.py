@@ -1,7 +1,7 @@
 """
 What each of two CPU processes runs: `python -m torch.distributed.run --nproc_per_node 2 -m
-tests.compatibility.two_processes FILE`. Rank 0 writes what it saw to the JSON file. One process alone calls the same
-functions for what to compare with.
+tests.compatibility.two_processes FILE data_parallel`, or `fully_sharded`. Rank 0 writes what it saw to the JSON file.
+One process alone calls the same functions for what to compare with.
 """
 
 import json
@@ -22,13 +22,14 @@ from .peft_rows import lora
 from .workbench import ALMOST_ZERO, ZERO, dataset, make_trainer, with_rewards
 
 
+PROCESSES = int(os.environ.get("WORLD_SIZE", "1"))
 BATCH = 16  # rows of an optimiser step, over all processes
 LAUNCHED = {"ddp_bucket_cap_mb": 1, "ddp_broadcast_buffers": False, "ddp_backend": "gloo", "ddp_timeout": 120}
 
 
-def settings(processes, steps=1, **options):
+def settings(steps=1, **options):
     return {
-        "per_device_train_batch_size": BATCH // processes // steps,
+        "per_device_train_batch_size": BATCH // PROCESSES // steps,
         "gradient_accumulation_steps": steps,
         "ddp_find_unused_parameters": False,
         # Adam would blow up to a step what rounding alone leaves of a gradient near 0
@@ -51,7 +52,7 @@ def trained(trainer_class, options, arguments):
     return {"wrapper": wrapper, "logs": logs(trainer), "weights": weights.tolist()}
 
 
-def data_parallel(processes):
+def data_parallel():
     several, one = {"train_dataset": dataset(as_sequence)}, {"train_dataset": dataset()}
     own = {"average_tokens_across_devices": False}
     cases = {}
@@ -59,44 +60,33 @@ def data_parallel(processes):
         split = f"{BATCH // 2 // steps}x{steps}"
         # Rows of many targets or few, so that the count over all processes matters
         # and, on two processes, blocks of a few positions
-        blocks = {"max_logits_mib": 2e-3} if processes > 1 and steps == 1 else {}
-        cases[f"averaged {split}"] = (
-            ILRecTrainer,
-            settings(processes, steps, **blocks),
-            {**several, **with_rewards()},
-        )
+        blocks = {"max_logits_mib": 2e-3} if PROCESSES > 1 and steps == 1 else {}
+        cases[f"averaged {split}"] = (ILRecTrainer, settings(steps, **blocks), {**several, **with_rewards()})
         # Rows of equally many tokens, since each process divides by its own
-        cases[f"own {split}"] = (ILRecTrainer, settings(processes, steps, **own), {**one, **with_rewards()})
+        cases[f"own {split}"] = (ILRecTrainer, settings(steps, **own), {**one, **with_rewards()})
     for name, (trainer_class, weights) in {
         "sft": (SFTTrainer, {}),
         "zero": (ILRecTrainer, ZERO),
         "almost zero": (ILRecTrainer, ALMOST_ZERO),
     }.items():
         added = {} if trainer_class is SFTTrainer else with_rewards()
-        cases[f"{name}, unequal rows"] = (
-            trainer_class,
-            settings(processes, 2, **own, **weights),
-            {**several, **added},
-        )
+        cases[f"{name}, unequal rows"] = (trainer_class, settings(2, **own, **weights), {**several, **added})
     reentrant = {"activation_checkpointing": True, "activation_checkpointing_kwargs": {"use_reentrant": True}}
-    launched = LAUNCHED if processes > 1 else {}
+    launched = LAUNCHED if PROCESSES > 1 else {}
     # One row a micro-batch: often one process has a target and the other none
     rows = {"train_dataset": dataset(as_text_of_every_other_user)}
-    cases["text rows"] = (ILRecTrainer, settings(processes, 8), {**rows, **with_rewards()})
-    cases["lora reentrant"] = (
-        ILRecTrainer,
-        settings(processes, **reentrant, **launched),
-        {**lora()(), **several, **with_rewards()},
-    )
+    cases["text rows"] = (ILRecTrainer, settings(8), {**rows, **with_rewards()})
+    adapted = {**lora()(), **several, **with_rewards()}
+    cases["lora reentrant"] = (ILRecTrainer, settings(**reentrant, **launched), adapted)
     return {name: trained(*case) for name, case in cases.items()}
 
 
 def fully_sharded():
     """`fully_shard` itself, since accelerate runs DDP on a CPU even when it is asked for FSDP2."""
-    distributed = torch.distributed.is_initialized()
+    distributed = PROCESSES > 1
     # Sharded, the head is gathered again for each block of positions that the backward pass computes anew
     blocks = {"max_logits_mib": 2e-3} if distributed else {}
-    with make_trainer(ILRecTrainer, settings(1, **blocks), with_rewards()) as trainer:
+    with make_trainer(ILRecTrainer, settings(**blocks), with_rewards()) as trainer:
         batch = trainer.data_collator([trainer.train_dataset[n] for n in range(BATCH)])
         trainer.model.train()
         if distributed:
@@ -111,9 +101,9 @@ def fully_sharded():
         return {"loss": loss.item(), "gradients": [gradient.double().norm().item() for gradient in gradients]}
 
 
-def main(path):
+def main(path, engine):
     warnings.simplefilter("ignore")
-    results = {"ddp": data_parallel(2), "fsdp2": fully_sharded()}
+    results = {"data_parallel": data_parallel, "fully_sharded": fully_sharded}[engine]()
     if torch.distributed.get_rank() == 0:
         Path(path).write_text(json.dumps(results))
     torch.distributed.barrier()
@@ -124,4 +114,4 @@ def main(path):
 
 
 if __name__ == "__main__":
-    main(sys.argv[1])
+    main(*sys.argv[1:])
