@@ -122,11 +122,7 @@ def test_the_studies_are_understood(config, tmp_path):
             assert [numbers.pop(name) for name in further] == [rates] * len(further)
             assert numbers["SFT"] == 1
         else:
-            chosen_before = (
-                "study_instruments_methods",
-                "study_movielens_item_tokens",
-                "study_instruments_item_tokens_256",
-            )
+            chosen_before = ("study_instruments_methods", "study_movielens_item_tokens")
             assert numbers["SFT"] > 1 or config.stem in chosen_before
         assert numbers["SFT"] == max(numbers.values())
     assert ("GRPO" if config.stem.endswith("_grpo") else "ILRec", "SFT") in plan.compare
