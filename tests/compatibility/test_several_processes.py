@@ -2,14 +2,13 @@
 
 import importlib.util
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
 import yaml
+
+from tests.torchrun import torchrun
 
 from .two_processes import data_parallel, fully_sharded
 from .zero_processes import losses
@@ -19,27 +18,17 @@ ROOT = Path(__file__).parents[2]
 pytestmark = pytest.mark.filterwarnings("ignore:.*is deprecated and will be removed in v6:FutureWarning")
 
 
-def launch(folder, module, *arguments):
-    path, logs = folder / "results.json", folder / "logs"
-    run = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-    # Each process's words in a file of its own: when one dies, the complaints of the other are many
-    apart = ["--log_dir", str(logs), "--redirects", "3"]
-    command = [*run, *apart, "-m", f"tests.compatibility.{module}", str(path), *arguments]
-    python_path = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": python_path, "PYTHONFAULTHANDLER": "1"}
-    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300, check=False)
-    if done.returncode != 0:
-        said = {f"process {file.parent.name}": file.read_text() for file in sorted(logs.rglob("stderr.log"))}
-        ends = []
-        for name, text in {**said, "launcher": done.stderr}.items():
-            ends += [f"{name}:", *(line[:200] for line in text.splitlines()[-40:])]  # a crash lists every module
-        pytest.fail("\n".join(ends), pytrace=False)
+def results(folder, module, *arguments):
+    path = folder / "results.json"
+    status, ends = torchrun(f"tests.compatibility.{module}", path, *arguments, logs=folder / "logs")
+    if status != 0:
+        pytest.fail(ends, pytrace=False)
     return json.loads(path.read_text())
 
 
 @pytest.fixture(scope="module")
 def two(tmp_path_factory):
-    return launch(tmp_path_factory.mktemp("two"), "two_processes", "data_parallel")
+    return results(tmp_path_factory.mktemp("two"), "two_processes", "data_parallel")
 
 
 @pytest.fixture(scope="module")
@@ -85,7 +74,7 @@ def test_own_tokens_of_each_process_are_counted_as_the_parent_does(one, two):
 
 
 def test_fully_sharded_gives_the_gradients_of_one_process(tmp_path):
-    expected, got = fully_sharded(), launch(tmp_path, "two_processes", "fully_sharded")
+    expected, got = fully_sharded(), results(tmp_path, "two_processes", "fully_sharded")
     assert got["loss"] == pytest.approx(expected["loss"], rel=1e-5)
     assert got["gradients"] == pytest.approx(expected["gradients"], rel=1e-4, abs=1e-7)
 
@@ -94,7 +83,7 @@ def test_fully_sharded_gives_the_gradients_of_one_process(tmp_path):
 def test_zero_gives_the_losses_of_one_process(tmp_path):
     expected = losses(0)
     assert expected[-1] < expected[0]
-    for got in launch(tmp_path, "zero_processes").values():
+    for got in results(tmp_path, "zero_processes").values():
         assert got == pytest.approx(expected, rel=1e-4)
 
 

@@ -1,31 +1,17 @@
 """Two processes on gloo that share an evaluation, and evaluations that are killed, against one that is not."""
 
 import json
-import os
 import shutil
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 from transformers import AutoModelForCausalLM
 
 from ilrec_trl.evaluation import evaluator as evaluator_module
 from ilrec_trl.evaluation.finished_users import FinishedUsers
+from tests.torchrun import torchrun
 
 from .small_store import make_model
 from .two_processes import CASES, RESUMED, Store
-
-
-ROOT = Path(__file__).parents[2]
-
-
-def launch(folder, job):
-    run = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-    command = [*run, "-m", "tests.evaluation.two_processes", str(folder), job]
-    python_path = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": python_path}
-    return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300, check=False)
 
 
 @pytest.fixture(scope="module")
@@ -37,8 +23,8 @@ def store():
 def killed(tmp_path_factory):
     """The folder of an evaluation whose two processes were killed amid their tenth batches."""
     folder = tmp_path_factory.mktemp("killed")
-    done = launch(folder, "killed")
-    assert "SIGKILL" in done.stderr, done.stderr[-3000:]
+    _, ends = torchrun("tests.evaluation.two_processes", folder, "killed", logs=folder / "logs")
+    assert "SIGKILL" in ends, ends
     return folder / "finished"
 
 
@@ -47,8 +33,8 @@ def two(killed, tmp_path_factory):
     """What two processes saw, by rank; they also go on with the evaluation that was killed."""
     folder = tmp_path_factory.mktemp("two")
     shutil.copytree(killed, folder / "finished")
-    done = launch(folder, "all")
-    assert done.returncode == 0, done.stderr[-3000:]
+    status, ends = torchrun("tests.evaluation.two_processes", folder, "all", logs=folder / "logs")
+    assert status == 0, ends
     return folder, [json.loads((folder / f"rank{rank}.json").read_text()) for rank in (0, 1)]
 
 
