@@ -16,6 +16,7 @@ from torch.distributed.tensor import DTensor
 from trl import SFTTrainer
 
 from ilrec_trl.trainer.ilrec_trainer import ILRecTrainer
+from tests.torchrun import leave
 
 from .data_forms import as_sequence, as_text_of_every_other_user
 from .peft_rows import lora
@@ -106,11 +107,7 @@ def main(path, engine):
     results = {"data_parallel": data_parallel, "fully_sharded": fully_sharded}[engine]()
     if torch.distributed.get_rank() == 0:
         Path(path).write_text(json.dumps(results))
-    torch.distributed.barrier()
-    # gloo's threads may abort a process that ends by itself after its groups ("terminate called without an active
-    # exception"), and the results are written
-    sys.stdout.flush()
-    os._exit(0)
+    leave()
 
 
 if __name__ == "__main__":

@@ -19,6 +19,7 @@ from trl import SFTConfig, SFTTrainer
 from ilrec_trl.evaluation import evaluator as evaluator_module
 from ilrec_trl.evaluation.evaluator import RecommendationEvaluator
 from ilrec_trl.evaluation.recommendation_callback import RecommendationCallback
+from tests.torchrun import leave
 
 from .small_store import make_catalog, make_dataset, make_model
 
@@ -134,11 +135,7 @@ def main(folder, job):
     except NotImplementedError as error:
         results["fsdp2 refused"] = str(error)
     (folder / f"rank{dist.get_rank()}.json").write_text(json.dumps(results))
-    dist.barrier()
-    # gloo's threads may abort a process that ends by itself after its groups ("terminate called without an active
-    # exception"), and the results are written
-    sys.stdout.flush()
-    os._exit(0)
+    leave()
 
 
 if __name__ == "__main__":
