@@ -20,25 +20,23 @@ if TYPE_CHECKING:
     from .data.tasks import task_dataset
     from .evaluation.evaluator import RecommendationEvaluator
     from .evaluation.exact_ranking import rank_items
-    from .evaluation.late_fusion import late_fusion_ranks
     from .evaluation.logits_processor import ItemTrieLogitsProcessor
     from .evaluation.recommend import recommend
     from .evaluation.recommendation_callback import RecommendationCallback
     from .evaluation.recommender import Recommender
-    from .items.catalog_files import ItemTitles, read_titles
     from .items.item_catalog import ItemCatalog
-    from .items.item_encoder import ItemEncoder
-    from .items.item_token_training import check_item_tokens_train, item_token_settings
     from .items.item_trie import ItemTrie
-    from .items.merge_adapter import merge_adapter
-    from .items.semantic_ids import SemanticIds, build_semantic_ids
+    from .items.title_files import ItemTitles, read_titles
+    from .model.merge_adapter import merge_adapter
+    from .model.new_tokens import check_item_tokens_train, item_token_settings
     from .rewards.combined_rewards import CrossFittedReward, EnsembleReward
     from .rewards.rewards import RewardFunc, SASRecReward, ScoreMatrixReward
-    from .rewards.sasrec import SASRecModel
-    from .rewards.sasrec_config import SASRecConfig
+    from .rewards.sasrec import SASRecConfig, SASRecModel
     from .rewards.sasrec_group import SASRecGroup, train_sasrec_group
     from .rewards.sasrec_training import train_sasrec
     from .rewards.transitions import TransitionReward
+    from .semantic_ids.item_encoder import ItemEncoder
+    from .semantic_ids.semantic_ids import SemanticIds, build_semantic_ids
     from .trainer.data_collator import DataCollatorForItemCompletion
     from .trainer.ilrec_config import ILRecConfig
     from .trainer.ilrec_trainer import ILRecTrainer
@@ -72,7 +70,6 @@ __all__ = [
     "check_item_tokens_train",
     "generate_store",
     "item_token_settings",
-    "late_fusion_ranks",
     "merge_adapter",
     "next_item_dataset",
     "rank_items",
@@ -92,8 +89,8 @@ _MODULES = {
     "ILRecTrainer": ".trainer.ilrec_trainer",
     "Interactions": ".data.interactions",
     "ItemCatalog": ".items.item_catalog",
-    "ItemEncoder": ".items.item_encoder",
-    "ItemTitles": ".items.catalog_files",
+    "ItemEncoder": ".semantic_ids.item_encoder",
+    "ItemTitles": ".items.title_files",
     "ItemTrie": ".items.item_trie",
     "ItemTrieLogitsProcessor": ".evaluation.logits_processor",
     "PromptRenderer": ".data.prompt_renderer",
@@ -101,22 +98,21 @@ _MODULES = {
     "RecommendationEvaluator": ".evaluation.evaluator",
     "Recommender": ".evaluation.recommender",
     "RewardFunc": ".rewards.rewards",
-    "SASRecConfig": ".rewards.sasrec_config",
+    "SASRecConfig": ".rewards.sasrec",
     "SASRecGroup": ".rewards.sasrec_group",
     "SASRecModel": ".rewards.sasrec",
     "SASRecReward": ".rewards.rewards",
     "ScoreMatrixReward": ".rewards.rewards",
-    "SemanticIds": ".items.semantic_ids",
+    "SemanticIds": ".semantic_ids.semantic_ids",
     "TransitionReward": ".rewards.transitions",
-    "build_semantic_ids": ".items.semantic_ids",
-    "check_item_tokens_train": ".items.item_token_training",
+    "build_semantic_ids": ".semantic_ids.semantic_ids",
+    "check_item_tokens_train": ".model.new_tokens",
     "generate_store": ".data.synthetic",
-    "item_token_settings": ".items.item_token_training",
-    "late_fusion_ranks": ".evaluation.late_fusion",
-    "merge_adapter": ".items.merge_adapter",
+    "item_token_settings": ".model.new_tokens",
+    "merge_adapter": ".model.merge_adapter",
     "next_item_dataset": ".data.prompts",
     "rank_items": ".evaluation.exact_ranking",
-    "read_titles": ".items.catalog_files",
+    "read_titles": ".items.title_files",
     "recommend": ".evaluation.recommend",
     "sequence_dataset": ".data.prompts",
     "task_dataset": ".data.tasks",

@@ -11,9 +11,7 @@ from typing import Any
 
 from .pipeline import item_options as i
 from .pipeline import options as o
-from .pipeline.serving_options import ExportOptions, RecommendOptions
-from .pipeline.study_options import StudyOptions
-from .pipeline.teacher_options import TeacherOptions
+from .pipeline.options import ExportOptions, RecommendOptions, TeacherOptions
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -36,9 +34,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         os.environ.setdefault("CUDA_VISIBLE_DEVICES", "0")
     summary, dataclasses, function = COMMANDS[chosen]
     try:
-        parsed = _parse(chosen, summary, dataclasses, arguments[len(chosen.split()) :])
+        parsed = parse_options(f"ilrec {chosen}", summary, dataclasses, arguments[len(chosen.split()) :])
         # A report repeats the command it came from.
-        function(*parsed, *([shlex.join(["ilrec", *arguments])] if chosen in ("run", "study") else []))
+        function(*parsed, *([shlex.join(["ilrec", *arguments])] if chosen == "run" else []))
     except o.InputError as error:
         sys.stderr.write(f"ilrec {chosen}: error: {error}\n")
         return 2
@@ -59,12 +57,18 @@ def _chosen(arguments: list[str]) -> str:
     return group + str(parser.parse_args(arguments[place : place + 1]).command)
 
 
-def _parse(command: str, summary: str, dataclasses: Sequence[Any], arguments: list[str]) -> tuple[Any, ...]:
+def parse_options(program: str, summary: str, dataclasses: Sequence[Any], arguments: list[str]) -> tuple[Any, ...]:
+    """
+    Options from flags and from the YAML file of `--config`.
+
+    Raises:
+        `InputError`: where the file cannot be used.
+    """
     from trl import TrlParser
 
     # The parser speaks of --config nowhere in its help.
     epilog = "--config FILE reads options from a YAML file; flags override it."
-    parser = TrlParser(dataclasses, prog=f"ilrec {command}", description=f"{summary}.", epilog=epilog)
+    parser = TrlParser(dataclasses, prog=program, description=f"{summary}.", epilog=epilog)
     try:
         if "--config" in arguments[:-1]:
             _refuse_repeated_keys(arguments[arguments.index("--config") + 1])
@@ -145,7 +149,7 @@ def _evaluate(options: o.EvaluateOptions, evaluation: o.EvaluationOptions) -> No
 
 
 def _recommend(options: RecommendOptions) -> None:
-    from .pipeline.recommend import recommend_items
+    from .pipeline.evaluate import recommend_items
     from .report.console import list_table, show
 
     rows = [
@@ -175,12 +179,6 @@ def _run(
     from .pipeline.run import Run
 
     Run(data, model, teacher, training, evaluation, options, command).execute()
-
-
-def _study(options: StudyOptions, command: str) -> None:
-    from .pipeline.study import run_study
-
-    run_study(options, command)
 
 
 def _items_build(
@@ -251,7 +249,6 @@ COMMANDS: dict[str, tuple[str, list[Any], Callable[..., None]]] = {
         [o.DataOptions, o.ModelOptions, TeacherOptions, o.TrainingOptions, o.EvaluationOptions, o.RunOptions],
         _run,
     ),
-    "study": ("Run a grid of methods x data sets x seeds, and report", [StudyOptions], _study),
     "items build": (
         "Give every item of a catalogue a semantic ID",
         [i.ItemSourceOptions, i.TextVectorOptions, i.CollaborativeOptions, i.CodeOptions],
@@ -265,3 +262,7 @@ COMMANDS: dict[str, tuple[str, list[Any], Callable[..., None]]] = {
     "items report": ("Report on semantic IDs: use, tree, neighbours", [i.ItemReportOptions], _items_report),
     "env": ("Show versions and device", [], _env),
 }
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,22 +1,20 @@
 """The command line by itself: help, YAML files, and errors in one line."""
 
-import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-from ilrec_trl.cli import COMMANDS, _parse, main
+from ilrec_trl.cli import COMMANDS, main, parse_options
 
 
-EXAMPLES = sorted((Path(__file__).parents[1] / "examples/configs").glob("*.yaml"))
-CONFIGS = [path for path in EXAMPLES if not path.stem.startswith("study_")]
+CONFIGS = sorted((Path(__file__).parents[1] / "examples/configs").glob("*.yaml"))
 
 
 def test_the_commands():
     items = ["items build", "items add", "items report"]
-    stages = ["prepare", "sasrec", "train", "evaluate", "recommend", "export", "run", "study"]
+    stages = ["prepare", "sasrec", "train", "evaluate", "recommend", "export", "run"]
     assert list(COMMANDS) == [*stages, *items, "env"]
 
 
@@ -75,7 +73,9 @@ def test_bad_config_files(tmp_path, capsys, content, message):
 
 @pytest.mark.parametrize("config", CONFIGS, ids=lambda config: config.stem)
 def test_the_configurations_are_understood(config):
-    data, model, *_, options = _parse("run", "", COMMANDS["run"][1], ["--config", str(config), "--seeds", "3"])
+    data, model, *_, options = parse_options(
+        "ilrec run", "", COMMANDS["run"][1], ["--config", str(config), "--seeds", "3"]
+    )
     assert data.item_format == ("titles" if "titles" in config.stem else "semantic_ids")
     assert model.tie_word_embeddings is True
     assert options.seeds == [3]  # a flag overrides the file
@@ -93,36 +93,3 @@ def test_wrong_usage_ends_with_status_2(arguments, capsys):
 def test_env_shows_versions(capsys):
     assert main(["env"]) == 0
     assert "transformers" in capsys.readouterr().out
-
-
-@pytest.mark.parametrize("config", sorted(set(EXAMPLES) - set(CONFIGS)), ids=lambda config: config.stem)
-def test_the_studies_are_understood(config, tmp_path):
-    """Every option, method and name of the declared grids, which only the folder of the data is missing from."""
-    from ilrec_trl.pipeline.study_plan import read_study
-
-    given = tmp_path / "study.yaml"
-    text = config.read_text()
-    for name in ("PATH/TO/instruments", "PATH/TO/industrial", "PATH/TO/ml-100k", "runs/industrial_ids"):
-        text = text.replace(f"data: {name}", f"data: {tmp_path}")
-    baselines = re.compile(r"runs/rectools_\w+/(\w+\.parquet)")  # from files
-    for ranks in baselines.findall(text):
-        (tmp_path / ranks).touch()
-    text = baselines.sub(rf"{tmp_path}/\1", text)
-    given.write_text(text)
-    (options,) = _parse("study", "", COMMANDS["study"][1], ["--config", str(given), "--jobs", "2"])
-    plan = read_study(options)
-    assert plan.options.jobs == 2
-    for data in plan.data.values():
-        numbers = {name: len(method.candidates) for name, method in data.methods.items()}
-        # Five take the rate that SFT chose in another; what is trained further has two rates of its own for that, but
-        # in one, which is about a rate that was chosen before
-        further = [name for name in ("DPO", "softmax-DPO", "GRPO") if name in numbers]
-        if config.stem.removeprefix("study_instruments_") in ("alternatives", "more_alternatives", "grpo"):
-            rates = 1 if config.stem == "study_instruments_grpo" else 2
-            assert [numbers.pop(name) for name in further] == [rates] * len(further)
-            assert numbers["SFT"] == 1
-        else:
-            chosen_before = ("study_instruments_methods", "study_movielens_item_tokens")
-            assert numbers["SFT"] > 1 or config.stem in chosen_before
-        assert numbers["SFT"] == max(numbers.values())
-    assert ("GRPO" if config.stem.endswith("_grpo") else "ILRec", "SFT") in plan.compare

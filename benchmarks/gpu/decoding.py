@@ -1,5 +1,5 @@
 """
-The table of `benchmarks/decoding.py` for a model of the shape of Llama-3.1-8B, with random weights, on one GPU:
+The table of `benchmarks/speed/decoding.py` for a model of the shape of Llama-3.1-8B, with random weights, on one GPU:
 
     python benchmarks/gpu/decoding.py
 
@@ -16,7 +16,7 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 
 import torch  # noqa: E402
 
-from benchmarks.decoding import (  # noqa: E402
+from benchmarks.speed.decoding import (  # noqa: E402
     CODES,
     LEVELS,
     build_catalogue,
@@ -26,7 +26,7 @@ from benchmarks.decoding import (  # noqa: E402
     measure,
     show,
 )
-from benchmarks.measurements import write_results  # noqa: E402
+from benchmarks.speed.measurements import write_results  # noqa: E402
 from ilrec_trl import ItemTrie  # noqa: E402
 
 

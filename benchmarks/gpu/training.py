@@ -23,9 +23,9 @@ import torch  # noqa: E402
 from peft import LoraConfig  # noqa: E402
 from transformers import AutoModelForCausalLM, BitsAndBytesConfig, LlamaConfig, Qwen3Config  # noqa: E402
 
-from benchmarks.measurements import compare, in_turn, write_results  # noqa: E402
-from benchmarks.training import show  # noqa: E402
-from benchmarks.training_systems import Job, Workbench, build_model, systems  # noqa: E402
+from benchmarks.speed.measurements import compare, in_turn, write_results  # noqa: E402
+from benchmarks.speed.training import show  # noqa: E402
+from benchmarks.speed.training_systems import Job, Workbench, build_model, systems  # noqa: E402
 
 
 LLAMA_8B = {

@@ -21,7 +21,7 @@ from ilrec_trl import (
     sequence_dataset,
     train_sasrec_group,
 )
-from ilrec_trl.rewards.sasrec_arguments import sasrec_training_arguments
+from ilrec_trl.rewards.sasrec_training import sasrec_training_arguments
 
 
 parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)

@@ -7,12 +7,10 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from .interactions import Interactions
-from .json_rows import read_json_lines
-from .raw_rows import RawRows, to_columns
-from .saved_interactions import MARKER, load_columns
+from .columns import MARKER, Columns, load_columns
+from .raw_rows import BadRows, RawRows, to_columns
 from .sequence_rows import PARTS, read_lc_rec, read_mini_one_rec
-from .table_rows import read_hub, read_parquet, read_table
+from .table_rows import read_hub, read_json_lines, read_parquet, read_table
 from .text_rows import Roles, read_delimited
 
 
@@ -53,7 +51,7 @@ FORMATS = (
 )  # fmt: skip
 
 
-def load_interactions(
+def read_interactions(
     source: str | Path | pd.DataFrame | Dataset | pa.Table,
     *,
     format: str | None = None,
@@ -64,47 +62,12 @@ def load_interactions(
     items: Collection[str] | None = None,
     bad_rows: str = "raise",
     split: str = "train",
-) -> Interactions:
+) -> tuple[Columns, BadRows]:
     """
-    Read interactions from a file, a folder, the Hub, or a table in memory.
+    Read interactions of any format into columns; [`Interactions.load`] lists formats and options.
 
-    | `format` | what it is |
-    | --- | --- |
-    | `"saved"` | a folder that [`Interactions.save`] wrote |
-    | `"lc_rec"` | LC-Rec's `inter.json` or `<name>.inter.json`, `{user: [item, ...]}`, or a folder that holds it |
-    | `"mini_one_rec"` | a folder of MiniOneRec's `*.{train,valid,test}.inter` or `{train,valid,test}/*.csv` |
-    | `"recbole"` | RecBole's atomic file `<name>.inter`, whose header gives types (`user_id:token`), or its folder |
-    | `"movielens"` | `ratings.dat`, `u.data` or `ratings.csv`, or a folder that holds one of them |
-    | `"csv"`, `"tsv"` | delimited text with a header |
-    | `"json_lines"` | one JSON object a line, such as Amazon's reviews of 2018 and 2023 |
-    | `"parquet"` | a Parquet file, or a folder of them, read in the order of their names |
-    | `"hub"` | a data set that [`datasets.load_dataset`] knows: a name on the Hub or a folder |
-
-    Text files may be gzipped (`.gz`). Rows are grouped by user and sorted by time; ties keep the order of the rows.
-
-    Args:
-        source (`str`, `Path`, `pandas.DataFrame`, [`datasets.Dataset`] or `pyarrow.Table`): What to read.
-        format (`str`, *optional*): One of the above. Without it the names of the files decide; `"hub"` is never
-            guessed.
-        columns (`Mapping[str, str]`, *optional*): Names of the columns `"user"`, `"item"`, `"time"` and `"rating"`,
-            those that differ from the usual: user, user_id, userId, reviewerID; item, item_id, itemId, parent_asin,
-            asin, movieId; timestamp, time, unixReviewTime, date; rating, overall.
-        time_unit (`str`, *optional*): Unit of times that are numbers: `"s"`, `"ms"`, `"us"` or `"ns"`; they become
-            seconds. Without it `"ms"` for a source that has a column `parent_asin` (Amazon 2023), otherwise `"s"`.
-        in_order (`bool`, *optional*, defaults to `False`): The rows of each user are in time order already; no column
-            of times is read.
-        min_rating (`float`, *optional*): Least rating to keep.
-        items (`Collection[str]`, *optional*): The items there are, such as `catalog.item_ids`; a row of another is
-            bad.
-        bad_rows (`str`, *optional*, defaults to `"raise"`): `"raise"` stops at rows that lack a user, item or time,
-            hold a wrong type, are no line of the format, or name an unknown item. `"drop"` goes on without them, logs
-            how many of each kind there were, and keeps their line numbers in `bad_rows` of the result.
-        split (`str`, *optional*, defaults to `"train"`): Split of a data set of the Hub.
-
-    Raises:
-        FileNotFoundError: If there is nothing of that name.
-        ValueError: For bad rows, with their number by kind and the first line numbers of each; for a missing column;
-            for a file of another format.
+    Returns:
+        `tuple[Columns, BadRows]`: the interactions, and the rows that were left out.
     """
     chosen: list[str] = []  # names of all columns, from which the unit of time follows
 
@@ -121,13 +84,12 @@ def load_interactions(
                 f"{source} ({format}) has no columns, ratings or units to choose; leave those options out."
             )
         if format == "saved":
-            return _saved(Path(source), items)
+            return _saved(Path(source), items), BadRows("interactions")
         rows = _read(source, format, roles, split)
     else:
         rows = read_table(source, roles)
     unit = time_unit or ("ms" if "parent_asin" in chosen else "s")
-    made = to_columns(rows, time_unit=unit, min_rating=min_rating, items=items, bad_rows=bad_rows)
-    return Interactions._from_columns(made, rows.bad)
+    return to_columns(rows, time_unit=unit, min_rating=min_rating, items=items, bad_rows=bad_rows), rows.bad
 
 
 def _roles(names: list[str], columns: dict[str, str], in_order: bool, rated: bool) -> dict[str, str]:
@@ -213,11 +175,11 @@ def _read(source: str | Path, format: str, roles: Roles, split: str) -> RawRows:
     return read_delimited(path, "," if format == "csv" else "\t", roles)
 
 
-def _saved(folder: Path, items: Collection[str] | None) -> Interactions:
-    interactions = Interactions._from_columns(load_columns(folder))
-    if items is not None and (unknown := set(interactions.items) - set(items)):
+def _saved(folder: Path, items: Collection[str] | None) -> Columns:
+    columns = load_columns(folder)
+    if items is not None and (unknown := set(columns.items.to_pylist()) - set(items)):
         raise ValueError(f"{len(unknown)} items of {folder} are unknown, such as {min(unknown)!r}; filter them out.")
-    return interactions
+    return columns
 
 
 def _mini_one_rec_files(folder: Path) -> dict[str, Path]:

@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from .bad_rows import BadRows
 from .cleaning import DropRepeats, core, keep
-from .columns import Columns, check_order, id_column, offsets_of, sorted_codes
-from .saved_interactions import save_columns
+from .columns import Columns, check_order, id_column, offsets_of, save_columns, sorted_codes
+from .interaction_files import read_interactions
+from .raw_rows import BadRows
 from .splits import LazyRows, Splits, global_time, leave_one_out
 
 
@@ -102,15 +102,73 @@ class Interactions:
         return cls(list(sequences), [list(items) for items in sequences.values()])
 
     @classmethod
-    def load(cls, source: str | Path | pd.DataFrame | Dataset | pa.Table, **options: Any) -> Interactions:
+    def load(
+        cls,
+        source: str | Path | pd.DataFrame | Dataset | pa.Table,
+        *,
+        format: str | None = None,
+        columns: Mapping[str, str] | None = None,
+        time_unit: str | None = None,
+        in_order: bool = False,
+        min_rating: float | None = None,
+        items: Collection[str] | None = None,
+        bad_rows: str = "raise",
+        split: str = "train",
+    ) -> Interactions:
         """
-        Read interactions from a file, a folder, the Hub, or a table in memory, whatever its format.
+        Read interactions from a file, a folder, the Hub, or a table in memory.
 
-        A shorthand for [`load_interactions`], which lists the formats and the options.
+        | `format` | what it is |
+        | --- | --- |
+        | `"saved"` | a folder that [`Interactions.save`] wrote |
+        | `"lc_rec"` | LC-Rec's `inter.json` or `<name>.inter.json`, `{user: [item, ...]}`, or a folder that holds it |
+        | `"mini_one_rec"` | a folder of MiniOneRec's `*.{train,valid,test}.inter` or `{train,valid,test}/*.csv` |
+        | `"recbole"` | RecBole's file `<name>.inter`, whose header gives types (`user_id:token`), or its folder |
+        | `"movielens"` | `ratings.dat`, `u.data` or `ratings.csv`, or a folder that holds one of them |
+        | `"csv"`, `"tsv"` | delimited text with a header |
+        | `"json_lines"` | one JSON object a line, such as Amazon's reviews of 2018 and 2023 |
+        | `"parquet"` | a Parquet file, or a folder of them, read in the order of their names |
+        | `"hub"` | a data set that [`datasets.load_dataset`] knows: a name on the Hub or a folder |
+
+        Text files may be gzipped (`.gz`). Rows are grouped by user and sorted by time; ties keep the order of the
+        rows.
+
+        Args:
+            source (`str`, `Path`, `pandas.DataFrame`, [`datasets.Dataset`] or `pyarrow.Table`): What to read.
+            format (`str`, *optional*): One of the above. Without it the names of the files decide; `"hub"` is never
+                guessed.
+            columns (`Mapping[str, str]`, *optional*): Names of the columns `"user"`, `"item"`, `"time"` and
+                `"rating"`, those that differ from the usual: user, user_id, userId, reviewerID; item, item_id, itemId,
+                parent_asin, asin, movieId; timestamp, time, unixReviewTime, date; rating, overall.
+            time_unit (`str`, *optional*): Unit of times that are numbers: `"s"`, `"ms"`, `"us"` or `"ns"`; they become
+                seconds. Without it `"ms"` for a source that has a column `parent_asin` (Amazon 2023), otherwise `"s"`.
+            in_order (`bool`, *optional*, defaults to `False`): The rows of each user are in time order already; no
+                column of times is read.
+            min_rating (`float`, *optional*): Least rating to keep.
+            items (`Collection[str]`, *optional*): The items there are, such as `catalog.item_ids`; a row of another is
+                bad.
+            bad_rows (`str`, *optional*, defaults to `"raise"`): `"raise"` stops at rows that lack a user, item or
+                time, hold a wrong type, are no line of the format, or name an unknown item. `"drop"` goes on without
+                them, logs how many of each kind there were, and keeps their line numbers in `bad_rows` of the result.
+            split (`str`, *optional*, defaults to `"train"`): Split of a data set of the Hub.
+
+        Raises:
+            FileNotFoundError: If there is nothing of that name.
+            ValueError: For bad rows, with their number by kind and the first line numbers of each; for a missing
+                column; for a file of another format.
         """
-        from .interaction_files import load_interactions
-
-        return load_interactions(source, **options)
+        read = read_interactions(
+            source,
+            format=format,
+            columns=columns,
+            time_unit=time_unit,
+            in_order=in_order,
+            min_rating=min_rating,
+            items=items,
+            bad_rows=bad_rows,
+            split=split,
+        )
+        return cls._from_columns(*read)
 
     @classmethod
     def from_lc_rec(cls, folder: str | Path) -> Interactions:

@@ -14,9 +14,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from .bad_rows import BadRows
 from .columns import encode, offsets_of
-from .raw_rows import RawRows
+from .raw_rows import BadRows, RawRows
 from .text_rows import open_bytes, read_delimited
 
 

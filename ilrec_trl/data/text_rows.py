@@ -19,8 +19,7 @@ import pyarrow.compute as pc
 import pyarrow.csv
 from numpy.typing import NDArray
 
-from .bad_rows import BadRows
-from .raw_rows import RawRows
+from .raw_rows import BadRows, RawRows
 
 
 _BLOCK = 1 << 24  # bytes

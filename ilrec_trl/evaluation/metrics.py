@@ -7,6 +7,8 @@ cannot be told apart by the language model, so the target sits at each of the ra
 equal chance and a metric is its expectation over them: sharing an ID is no free hit.
 """
 
+from __future__ import annotations
+
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from .item_token_head import ItemTokenHead
-from .memory_budget import shares_prompt
+from ..model.head_rows import ItemTokenHead
+from .prompt_batches import shares_prompt
 
 
 class PromptDecoder:

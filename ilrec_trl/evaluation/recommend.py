@@ -15,8 +15,7 @@ from ..items.item_trie import ItemId, ItemTrie
 from ..items.trie_arrays import ragged_ranges
 from .beam_search import FirstTokenLimit, Normalise, check_search_options, search
 from .item_filter import ItemFilter, ItemSets
-from .memory_budget import prompts_within, search_bytes
-from .prompt_batches import Prompt, evaluation_mode, prompt_batches, tokenize_prompts
+from .prompt_batches import Prompt, evaluation_mode, prompt_batches, prompts_within, search_bytes, tokenize_prompts
 
 
 @torch.no_grad()

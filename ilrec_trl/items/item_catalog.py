@@ -4,21 +4,132 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from itertools import compress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
-from .catalog_changes import with_distinct_titles, with_items, with_short_titles, without_items
-from .completion_tokens import check_semantic_ids, completion_tokens
+from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
+from transformers import PreTrainedTokenizerFast
+
+from ..model.new_tokens import Initialisation, add_rows
+from .item_trie import ItemTrie
 from .semantic_id_files import read_lc_rec
-from .titles import clean_title, refuse_special_tokens
+from .titles import clean_title, distinct_titles, refuse_special_tokens, shortened_titles
 
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase, PreTrainedTokenizerFast
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-    from .completion_tokens import Prompt
-    from .item_tokens import Initialisation
-    from .item_trie import ItemTrie
+
+Prompt: TypeAlias = str | list[dict[str, str]]
+
+
+def completion_tokens(
+    tokenizer: PreTrainedTokenizerBase,
+    texts: Sequence[str],
+    prompt: Prompt,
+    chat_template_kwargs: dict[str, Any] | None = None,
+) -> list[list[int]]:
+    """
+    Token ids of each text as `SFTTrainer` tokenizes prompt and completion together: the tokens after those of the
+    prompt, without the end-of-sequence token.
+
+    Raises:
+        ValueError: where a token would stand across the border of prompt and text, or a chat template does not end a
+            turn with the end-of-sequence token.
+    """
+    start: list[int]
+    encoded: Any
+    if isinstance(prompt, str):
+        start = tokenizer(text=prompt)["input_ids"]
+        encoded = tokenizer(text=[prompt + text for text in texts])["input_ids"]
+    else:
+        options: Any = {"tokenize": True, "return_dict": True} | (chat_template_kwargs or {})
+        rendered: Any = tokenizer.apply_chat_template(prompt, add_generation_prompt=True, **options)
+        start = rendered["input_ids"]
+        turns = [[*prompt, {"role": "assistant", "content": text}] for text in texts]
+        rendered = tokenizer.apply_chat_template(turns, **options)  # type: ignore[arg-type]
+        encoded = rendered["input_ids"]
+    joined = [text for text, tokens in zip(texts, encoded, strict=True) if tokens[: len(start)] != start]
+    if joined:
+        raise ValueError(
+            f"The tokenizer joins the end of the prompt {_end_of(prompt)!r} with the start of {len(joined)} items, "
+            f"such as {joined[0]!r}, so that no token starts where the item does. End prompts with a line break, or "
+            "with other text after which a new token starts."
+        )
+    tokens = [sequence[len(start) :] for sequence in encoded]
+    return tokens if isinstance(prompt, str) else [_without_closing(tokenizer, sequence) for sequence in tokens]
+
+
+def _without_closing(tokenizer: PreTrainedTokenizerBase, tokens: list[int]) -> list[int]:
+    if tokenizer.eos_token_id not in tokens:
+        raise ValueError(
+            f"The chat template closes an item with {tokenizer.decode(tokens)[-40:]!r}, which does not hold the "
+            f"end-of-sequence token {tokenizer.eos_token!r}. Set `tokenizer.eos_token` to what ends a turn."
+        )
+    return tokens[: tokens.index(tokenizer.eos_token_id)]
+
+
+def _end_of(prompt: Prompt) -> str:
+    return prompt[-40:] if isinstance(prompt, str) else prompt[-1]["content"][-40:]
+
+
+def check_semantic_ids(
+    tokenizer: PreTrainedTokenizerBase, sequences: Mapping[str, list[int]], semantic_ids: Sequence[Sequence[str]]
+) -> None:
+    """Refuse a tokenizer that does not read each token of a semantic ID as one entry."""
+    vocabulary = tokenizer.get_vocab()
+    for (item_id, token_ids), tokens in zip(sequences.items(), semantic_ids, strict=True):
+        if token_ids != [vocabulary.get(token) for token in tokens] or tokenizer.unk_token_id in token_ids:
+            raise ValueError(
+                f"The tokenizer reads the semantic ID {list(tokens)} of item {item_id!r} as "
+                f"{tokenizer.convert_ids_to_tokens(token_ids)}, expected one entry for each token. Call "
+                "`catalog.add_tokens(tokenizer, model)` first."
+            )
+
+
+SPECIAL_TOKENS = ["<pad>", "<eos>", "<unk>"]
+
+
+def semantic_id_tokenizer(tokens: Sequence[str]) -> PreTrainedTokenizerFast:
+    """Tokenizer with one entry for each of `tokens`, which may follow each other without a gap."""
+    vocabulary = {token: token_id for token_id, token in enumerate([*SPECIAL_TOKENS, *tokens])}
+    if len(vocabulary) != len(SPECIAL_TOKENS) + len(tokens):
+        raise ValueError(f"Semantic-ID tokens must be distinct and other than {SPECIAL_TOKENS}.")
+    tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex(r"\s+"), behavior="removed")
+    tokenizer.decoder = decoders.Fuse()
+    # As added tokens they are found anywhere in a text, whatever they look like.
+    tokenizer.add_tokens([AddedToken(token, normalized=False) for token in tokens])
+    return _wrap(tokenizer)
+
+
+def title_tokenizer(titles: Sequence[str], vocab_size: int) -> PreTrainedTokenizerFast:
+    """Byte-level BPE of `vocab_size` entries trained on `titles`; any text can be written in it."""
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    smallest = len(alphabet) + len(SPECIAL_TOKENS)
+    if vocab_size < smallest:
+        raise ValueError(f"Got vocab_size {vocab_size}, expected at least {smallest}: one entry a byte, and specials.")
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocab_size, special_tokens=SPECIAL_TOKENS, initial_alphabet=alphabet, show_progress=False
+    )
+    tokenizer.train_from_iterator(titles, trainer)
+    return _wrap(tokenizer)
+
+
+def _wrap(tokenizer: Tokenizer) -> PreTrainedTokenizerFast:
+    pad, eos, unk = SPECIAL_TOKENS
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        pad_token=pad,
+        eos_token=eos,
+        unk_token=unk,
+        clean_up_tokenization_spaces=False,
+    )
+
 
 CatalogKind: TypeAlias = Literal["semantic_ids", "titles"]
 
@@ -109,11 +220,89 @@ class ItemCatalog:
         """
         return cls(*read_lc_rec(folder, kind), kind)
 
-    # Catalogues made from this one
-    with_items = with_items
-    without_items = without_items
-    with_distinct_titles = with_distinct_titles
-    with_short_titles = with_short_titles
+    def with_items(self, items: ItemCatalog, new_tokens: bool = False) -> ItemCatalog:
+        """
+        This catalogue and more items. A model that knows their tokens recommends them without being trained again:
+        build the trie anew, `catalog.with_items(items).trie(tokenizer)`.
+
+        Args:
+            items ([`ItemCatalog`]):
+                Holds titles and semantic IDs as this catalogue does.
+            new_tokens (`bool`, *optional*, defaults to `False`):
+                Allow semantic IDs with tokens that this catalogue lacks; `add_tokens` and training must follow.
+
+        Raises:
+            ValueError: for items that are in the catalogue, lack what it holds, or have semantic IDs of new tokens or
+                of another length than all others; names the items.
+        """
+        if known := [item_id for item_id in items.item_ids if item_id in self]:
+            raise ValueError(
+                f"{len(known)} items are in the catalogue already: {known[:5]}. To change them, take them out with "
+                "`without_items` first."
+            )
+        for name in ("titles", "semantic_ids"):
+            has = {"catalogue": getattr(self, name) is not None, "new items": getattr(items, name) is not None}
+            if len(set(has.values())) > 1:
+                lacking = min(has, key=lambda side: has[side])
+                raise ValueError(f"Catalogue or new items hold {name}, but not the {lacking}. Give both the same.")
+        if self.semantic_ids is not None:
+            self._check_new_semantic_ids(items, new_tokens)
+        return ItemCatalog(
+            [*self.item_ids, *items.item_ids],
+            None if self.titles is None else [*self.titles, *(items.titles or [])],
+            None if self.semantic_ids is None else [*self.semantic_ids, *(items.semantic_ids or [])],
+            self.kind,
+        )
+
+    def without_items(self, item_ids: Sequence[str]) -> ItemCatalog:
+        """
+        This catalogue but for some items. Build the trie anew, `catalog.without_items(item_ids).trie(tokenizer)`: what
+        is not in it can never be recommended.
+
+        Raises:
+            ValueError: for items that are not in the catalogue, or where none is left.
+        """
+        if isinstance(item_ids, str):
+            raise TypeError(f"Got the text {item_ids!r}, expected a list of item ids. Pass [{item_ids!r}].")
+        if unknown := [item_id for item_id in item_ids if item_id not in self]:
+            raise ValueError(f"{len(unknown)} items are not in the catalogue of {len(self)}: {unknown[:5]}.")
+        removed = set(item_ids)
+        kept = [item_id not in removed for item_id in self.item_ids]
+        if not any(kept):
+            raise ValueError(f"Got all {len(self)} items of the catalogue to remove, expected at least one to stay.")
+        return ItemCatalog(
+            list(compress(self.item_ids, kept)),
+            None if self.titles is None else list(compress(self.titles, kept)),
+            None if self.semantic_ids is None else list(compress(self.semantic_ids, kept)),
+            self.kind,
+        )
+
+    def with_distinct_titles(self, brands: Mapping[str, str] | None = None) -> ItemCatalog:
+        """
+        The same items, equal titles told apart by brand or number. Without it such items share one place of a ranking.
+
+        Args:
+            brands (`dict[str, str]`, *optional*):
+                Brand of each item, where it is known; appended to titles that several items have. Where that does not
+                tell them apart, and where no brand is known, the second item gets the number 2, and so on.
+        """
+        titles = distinct_titles(self._titles_by_id(), brands)
+        return ItemCatalog(self.item_ids, list(titles.values()), self.semantic_ids, self.kind)
+
+    def with_short_titles(self, tokenizer: PreTrainedTokenizerBase, max_title_tokens: int) -> ItemCatalog:
+        """
+        The same items, titles of more than `max_title_tokens` tokens cut after a word. Titles that differed still
+        differ: where the cut ones would not, they get a number.
+
+        Raises:
+            ValueError: where not even a title's first word fits; names the items.
+        """
+
+        def count_tokens(texts: list[str]) -> list[int]:
+            return list(map(len, completion_tokens(tokenizer, texts, "\n"))) if texts else []
+
+        titles = shortened_titles(self._titles_by_id(), count_tokens, max_title_tokens)
+        return ItemCatalog(self.item_ids, list(titles.values()), self.semantic_ids, self.kind)
 
     def as_kind(self, kind: CatalogKind) -> ItemCatalog:
         """The same items named by their titles or by their semantic IDs."""
@@ -179,9 +368,7 @@ class ItemCatalog:
             vocabulary = tokenizer.get_vocab()
             tokenizer.add_tokens([token for token in self.tokens if token not in vocabulary])
         else:
-            from .item_tokens import add_rows
-
-            add_rows(model, tokenizer, self, initialise, seed)
+            add_rows(model, tokenizer, self.tokens, self.titles, self.semantic_ids or [], initialise, seed)
         vocabulary = tokenizer.get_vocab()
         return [vocabulary[token] for token in self.tokens]
 
@@ -240,8 +427,6 @@ class ItemCatalog:
         Semantic IDs of one length end by themselves. Titles, and semantic IDs that differ in length, end with the
         tokenizer's end-of-sequence token, which TRL appends to completions.
         """
-        from .item_trie import ItemTrie
-
         sequences = self.token_sequences(tokenizer, prompt, chat_template_kwargs, max_title_tokens)
         if self.kind == "semantic_ids" and len(set(map(len, sequences.values()))) == 1:
             return ItemTrie.from_sequences(sequences)
@@ -262,7 +447,6 @@ class ItemCatalog:
         Returns:
             `PreTrainedTokenizerFast`: with `<pad>`, `<eos>` and `<unk>` as tokens 0, 1 and 2.
         """
-        from .catalog_tokenizer import semantic_id_tokenizer, title_tokenizer
 
         return title_tokenizer(self.texts, vocab_size) if self.kind == "titles" else semantic_id_tokenizer(self.tokens)
 
@@ -281,6 +465,30 @@ class ItemCatalog:
         if about.get("format") != 1:
             raise ValueError(f"{directory} holds a catalogue of format {about.get('format')}, expected 1.")
         return cls(about["item_ids"], about["titles"], about["semantic_ids"], about["kind"])
+
+    def _check_new_semantic_ids(self, items: ItemCatalog, new_tokens: bool) -> None:
+        lengths = {len(tokens) for tokens in self.semantic_ids or []}
+        named = list(zip(items.item_ids, items.semantic_ids or [], strict=True))
+        if len(lengths) == 1 and (other := [item_id for item_id, tokens in named if len(tokens) not in lengths]):
+            raise ValueError(
+                f"The semantic IDs of the catalogue have {lengths.pop()} tokens, those of {len(other)} new items have "
+                f"other lengths: {other[:5]}. A model that was trained on IDs of one length has not learnt to end "
+                "others."
+            )
+        known = set(self.tokens)
+        unknown = sorted({token for _, tokens in named for token in tokens} - known)
+        if unknown and not new_tokens:
+            holders = [item_id for item_id, tokens in named if not known.issuperset(tokens)]
+            raise ValueError(
+                f"{len(holders)} new items have semantic IDs of tokens that the catalogue lacks and a trained model "
+                f"has not learnt: {holders[:5]} of {unknown[:5]}. Give them IDs of known tokens; or pass "
+                "`new_tokens=True`, then call `add_tokens(tokenizer, model)` and train."
+            )
+
+    def _titles_by_id(self) -> dict[str, str]:
+        if self.titles is None:
+            raise ValueError("The catalogue holds no titles. Pass `texts` as well.")
+        return dict(zip(self.item_ids, self.titles, strict=True))
 
     def _check(self) -> None:
         for name, values in (("titles", self.titles), ("semantic IDs", self.semantic_ids)):

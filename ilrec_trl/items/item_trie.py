@@ -13,8 +13,7 @@ from torch import Tensor
 
 from .item_ids import ItemId, ItemIds
 from .trie_arrays import TrieArrays, check_item_scores
-from .trie_building import build_trie_arrays, pad_sequences
-from .trie_files import load_trie, save_trie
+from .trie_building import build_trie_arrays, load_trie, pad_sequences, save_trie
 
 
 Prefixes: TypeAlias = Sequence[Sequence[int]] | Tensor
@@ -139,6 +138,11 @@ class ItemTrie:
     def num_nodes(self) -> int:
         """Nodes, the root included."""
         return len(self.arrays.node_tokens)
+
+    @property
+    def token_ids(self) -> list[int]:
+        """Distinct tokens of the items, ascending."""
+        return self.arrays.node_tokens.unique().tolist()
 
     @property
     def device(self) -> torch.device:

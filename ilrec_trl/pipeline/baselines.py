@@ -13,23 +13,26 @@ from numpy.typing import NDArray
 from transformers.utils import logging
 
 from ..data.splits import NextItemExample, UserSequence, sample
-from ..evaluation.late_fusion import ranks_of_scores
+from ..evaluation.exact_ranking import ranks_of_scores
 from ..evaluation.metrics import ndcg
 from ..items.item_trie import ItemTrie
 from ..report.markdown import teacher_note
 from ..report.results import MethodRanks
 from ..rewards.combined_rewards import EnsembleReward
 from ..rewards.rewards import RewardFunc, SASRecReward
-from ..rewards.sasrec import SASRecConfig, SASRecModel
-from ..rewards.sasrec_arguments import MIN_STEPS_UNSEEN, SASRecTrainingArguments, sasrec_training_arguments
-from ..rewards.sasrec_config import FULL_SOFTMAX_ITEMS
+from ..rewards.sasrec import FULL_SOFTMAX_ITEMS, SASRecConfig, SASRecModel
 from ..rewards.sasrec_group import GROUP_FILE, SASRecGroup, check_group, train_sasrec_group
-from ..rewards.sasrec_training import evaluate_sasrec, train_sasrec
+from ..rewards.sasrec_training import (
+    MIN_STEPS_UNSEEN,
+    SASRecTrainingArguments,
+    evaluate_sasrec,
+    sasrec_training_arguments,
+    train_sasrec,
+)
 from ..rewards.shared_vectors import item_tokens
 from ..rewards.transitions import TransitionReward
-from .options import EvaluationOptions, InputError
+from .options import EvaluationOptions, InputError, TeacherOptions
 from .prepare import PreparedData, input_errors
-from .teacher_options import TeacherOptions
 
 
 logger = logging.get_logger(__name__)

@@ -10,14 +10,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..items.catalog_files import find_title_file, is_table, read_columns, read_titles
-from ..items.item_encoder import ItemEncoder
 from ..items.semantic_id_files import find_json, read_index, read_json, write_lc_rec, write_minionerec
-from ..items.semantic_ids import SemanticIds, build_semantic_ids
-from ..items.text_vectors import FIELDS, SentenceEncoder, template_fields
+from ..items.title_files import find_title_file, is_table, read_columns, read_titles
 from ..items.titles import clean_title
 from ..report.semantic_id_report import write_semantic_id_report
-from .data_source import items_columns
+from ..semantic_ids.item_encoder import ItemEncoder
+from ..semantic_ids.semantic_ids import SemanticIds, build_semantic_ids
+from ..semantic_ids.text_vectors import FIELDS, SentenceEncoder, template_fields
 from .item_options import (
     CodeOptions,
     CollaborativeOptions,
@@ -26,7 +25,7 @@ from .item_options import (
     NewItemOptions,
     TextVectorOptions,
 )
-from .prepare import PreparedData, input_errors
+from .prepare import PreparedData, input_errors, items_columns
 
 
 if TYPE_CHECKING:

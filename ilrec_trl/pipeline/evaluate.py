@@ -1,7 +1,8 @@
-"""Evaluation stage: every user of a split, ranked once."""
+"""Evaluating and recommending with a trained model."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,12 +12,11 @@ from transformers import AutoModelForCausalLM
 from ..data.splits import NextItemExample
 from ..evaluation.evaluator import RecommendationEvaluator
 from ..evaluation.process_group import process_rank
+from ..evaluation.recommender import Recommender
 from ..report.console import show
 from ..report.results import MethodRanks, summarise_methods, write_ranks, write_results
-from .baselines import load_teacher
 from .environment import default_device
-from .fusion import fused_ranks
-from .options import EvaluateOptions, EvaluationOptions, InputError
+from .options import EvaluateOptions, EvaluationOptions, InputError, RecommendOptions
 from .prepare import PreparedData, input_errors
 
 
@@ -79,31 +79,6 @@ def model_ranks(
     return MethodRanks(method, ranks.users, ranks.starts, ranks.ties, seed, settings)
 
 
-def _fused(
-    name: str,
-    model: PreTrainedModel,
-    prepared: PreparedData,
-    examples: Sequence[NextItemExample],
-    options: EvaluateOptions,
-    evaluation: EvaluationOptions,
-) -> MethodRanks:
-    if options.resume_dir is not None or evaluation.ranking != "beam":
-        raise InputError("--fuse_sasrec ranks candidates of a beam search, in one go; leave out the other")
-    ranks = fused_ranks(
-        f"{name} + SASRec",
-        model,
-        load_teacher(str(options.fuse_sasrec), prepared),
-        prepared,
-        examples,
-        evaluation,
-        weight=options.fusion_weight,
-        num_candidates=options.fusion_candidates,
-    )
-    if options.fusion_weight is None:
-        show(f"Weight of SASRec, chosen on validation users: {ranks.settings['fusion_weight']:g}")
-    return ranks
-
-
 def evaluate(options: EvaluateOptions, evaluation: EvaluationOptions) -> dict[str, Any]:
     """
     The `evaluate` command: metrics of a saved model on a split. Of several processes, which share the users, the first
@@ -113,10 +88,7 @@ def evaluate(options: EvaluateOptions, evaluation: EvaluationOptions) -> dict[st
     model = load_model(options.model)
     examples = getattr(prepared.splits, options.split)
     name = Path(options.model).resolve().name
-    if options.fuse_sasrec is None:
-        ranks = model_ranks(name, model, prepared, examples, evaluation, resume_dir=options.resume_dir)
-    else:
-        ranks = _fused(name, model, prepared, examples, options, evaluation)
+    ranks = model_ranks(name, model, prepared, examples, evaluation, resume_dir=options.resume_dir)
     summary = summarise_methods([ranks])
     if process_rank()[0] > 0:
         return summary
@@ -128,3 +100,42 @@ def evaluate(options: EvaluateOptions, evaluation: EvaluationOptions) -> dict[st
         write_results({"split": options.split, "methods": summary}, folder / "metrics.json")
         write_ranks([ranks], [example.item for example in examples], folder / "ranks.parquet")
     return summary
+
+
+def recommender_of(prepared: PreparedData, model: PreTrainedModel, num_beams: int) -> Recommender:
+    """A model with the tokenizer, items and prompts that it was trained with."""
+    return Recommender(model, prepared.tokenizer, prepared.item_trie, prepared.renderer, num_beams)
+
+
+def recommend_items(options: RecommendOptions) -> list[tuple[str, str, float]]:
+    """The `recommend` command: item id, text and score of the best items after a history."""
+    if (options.user is None) == (options.history is None):
+        raise InputError("give either --user or --history")
+    if options.prepared is None and options.user is not None:
+        raise InputError("--user needs --prepared, the folder that holds the users' sequences; or give --history")
+    with input_errors():
+        if options.prepared is None:
+            recommender = Recommender.from_pretrained(options.model)
+            recommender.model.to(default_device())  # type: ignore[arg-type]
+            recommender.num_beams = options.num_beams
+            history = options.history or []
+        else:
+            prepared = PreparedData.load(options.prepared)
+            history = options.history or _history_of(str(options.user), prepared)
+            recommender = recommender_of(prepared, load_model(options.model), options.num_beams)
+        ranked = recommender.recommend([history], top_k=options.top_k, exclude_history=options.exclude_history)[0]
+    return [(item, title or recommender.catalog.text(item), score) for item, title, score in ranked]
+
+
+def describe(prepared: PreparedData, item: str) -> str:
+    """What a reader knows an item by: its title where there is one."""
+    titles = prepared.catalog.titles
+    if titles is None:
+        return f"{item} {prepared.catalog.text(item)}"
+    return titles[prepared.catalog.item_ids.index(item)]
+
+
+def _history_of(user: str, prepared: PreparedData) -> list[str]:
+    if user not in prepared.interactions.users:
+        raise InputError(f"there is no user {user!r}; users look like {json.dumps(prepared.interactions.users[:3])}")
+    return prepared.interactions.sequences[prepared.interactions.users.index(user)]

@@ -1,5 +1,7 @@
 """What `ilrec items` can be told. Plain dataclasses, as in `options`."""
 
+from __future__ import annotations
+
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -120,4 +122,4 @@ class ItemReportOptions:
     """A report of semantic IDs, whoever made them."""
 
     data: str = field(metadata={"help": "Folder with index.json, and item.json for titles (also <name>., also .gz)."})
-    output_dir: str = field(metadata={"help": "Folder that receives report.md, report.json and tree.png."})
+    output_dir: str = field(metadata={"help": "Folder that receives report.md and report.json."})

@@ -1,11 +1,59 @@
-"""What each command can be told. Plain dataclasses, so that `--help` needs neither torch nor transformers."""
+"""The options of every command as plain dataclasses, so that `--help` needs neither torch nor transformers."""
+
+from __future__ import annotations
 
 import json
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from .preference_options import PreferenceOptions
-from .prompt_options import PromptOptions
+
+@dataclass
+class PromptOptions:
+    """How histories become prompts, and prompts training rows."""
+
+    max_history: int = field(default=20, metadata={"help": "Number of items that a prompt shows at most."})
+    rows: str = field(
+        default="sequences",
+        metadata={
+            "help": "Training rows: 'sequences', one a user with every item after the first a target (cheap), or "
+            "'targets', one a target.",
+            "choices": ["sequences", "targets"],
+        },
+    )
+    template: list[str] | None = field(
+        default=None,
+        metadata={
+            "help": "Templates of a prompt: Jinja text with the variables history and separator, files, folders, or "
+            "shipped ones such as introductions and instructions. Of several, each training row gets one by chance; "
+            "evaluation uses the first."
+        },
+    )
+    max_length: int | None = field(
+        default=None,
+        metadata={
+            "help": "Tokens that a prompt with its target has at most; the oldest items are dropped. None: as many as "
+            "max_history items take."
+        },
+    )
+    conversational: bool = field(
+        default=False, metadata={"help": "Prompts are chat messages; the tokenizer needs a chat template."}
+    )
+    system_prompt: str | None = field(default=None, metadata={"help": "First message of every conversation."})
+    chat_template_kwargs: str | None = field(
+        default=None,
+        metadata={
+            "help": "For the chat template, as JSON or as a mapping in the YAML file: '{\"enable_thinking\": false}'."
+        },
+    )
+    tasks: str | None = field(
+        default=None,
+        metadata={
+            "help": "Training tasks and how many times each takes its rows, as JSON or as a mapping in the YAML file: "
+            '\'{"next_item": 1, "item_to_title": 0.5, "title_to_item": 1}\'. Also next_title and '
+            "next_item_from_titles. None: next_item alone."
+        },
+    )
+    prompt_seed: int = field(default=0, metadata={"help": "Seed that draws templates and rows of tasks."})
 
 
 ITEMS_COLUMNS = (
@@ -170,7 +218,7 @@ class ModelOptions:
 
 
 @dataclass
-class TrainingOptions(PreferenceOptions):
+class TrainingOptions:
     """Fine-tuning, the same for all methods but for the options that name theirs."""
 
     learning_rate: float | None = field(
@@ -251,8 +299,8 @@ class MethodOptions:
     method: str = field(
         default="ilrec",
         metadata={
-            "help": "Supervised with ILRec's losses or without, or supervised and then preference steps through TRL.",
-            "choices": ["ilrec", "sft", "dpo", "softmax_dpo", "grpo"],
+            "help": "Supervised fine-tuning with ILRec's losses, or without.",
+            "choices": ["ilrec", "sft"],
         },
     )
 
@@ -272,15 +320,105 @@ class EvaluateOptions:
         metadata={"help": "Folder that receives the ranks of finished users; a killed evaluation goes on from it."},
     )
     split: str = field(default="test", metadata={"help": "Users' questions.", "choices": ["validation", "test"]})
-    fuse_sasrec: str | None = field(
+
+
+@dataclass
+class TeacherOptions:
+    """SASRec, the collaborative-filtering model behind the rewards."""
+
+    sasrec: str | None = field(
+        default=None, metadata={"help": "Folder of a trained SASRec. Without it one is trained where it is needed."}
+    )
+    sasrec_hidden_size: int | None = field(default=None, metadata={"help": "Hidden size of SASRec. None: 128."})
+    sasrec_dropout: float | None = field(default=None, metadata={"help": "Dropout of SASRec. None: 0.5."})
+    sasrec_learning_rate: float | None = field(default=None, metadata={"help": "Its peak learning rate. None: 0.001."})
+    sasrec_epochs: float | None = field(
         default=None,
         metadata={
-            "help": "Folder of a trained SASRec, whose log-probabilities are added to the model's: late fusion."
+            "help": "Its epochs at most; the best on validation counts. None: 14, or 2,000 updates if those are more."
         },
     )
-    fusion_weight: float | None = field(
-        default=None, metadata={"help": "Weight of SASRec's. None: the best of a few on validation users."}
+    sasrec_batch_size: int | None = field(default=None, metadata={"help": "Users a batch of SASRec. None: 64."})
+    sasrec_item_tokens: bool | None = field(
+        default=None,
+        metadata={
+            "help": "Whether SASRec learns vectors of the items' tokens, codes of semantic IDs or words of titles, "
+            "beside those of the items, so that it knows what the language model reads. None: yes, but not above "
+            "100,000 items, where its softmax is sampled."
+        },
     )
-    fusion_candidates: int = field(
-        default=50, metadata={"help": "Items that each of the two puts up to be ranked by the sum."}
+    sasrec_folds: int | None = field(
+        default=None,
+        metadata={
+            "help": "Cross-fitting: so many SASRecs, each trained without one fold of the users, whom it then scores. "
+            "None: 5. 1: one SASRec of all users."
+        },
+    )
+    sasrec_ensemble: int | None = field(
+        default=None,
+        metadata={"help": "So many SASRecs, or cross-fitted sets of them, whose mean probability counts. None: 1."},
+    )
+    reward_temperature: float = field(default=1.0, metadata={"help": "Temperature of SASRec's probabilities."})
+    calibrate_rewards: bool = field(
+        default=False,
+        metadata={
+            "help": "With folds: take the temperature at which SASRecs are as sure as they are right about users whom "
+            "they have not seen."
+        },
+    )
+    transition_share: float = field(
+        default=0.0,
+        metadata={"help": "Share of TransitionReward, what followed what for other users, in the rewards."},
+    )
+
+    @property
+    def folds(self) -> int:
+        """Number of folds; 1 where one SASRec has all users."""
+        return 5 if self.sasrec_folds is None else self.sasrec_folds
+
+    @property
+    def members(self) -> int:
+        """SASRecs, or cross-fitted sets of them, in the ensemble."""
+        return 1 if self.sasrec_ensemble is None else self.sasrec_ensemble
+
+    @property
+    def several(self) -> bool:
+        """Whether more than one SASRec is to be trained."""
+        return self.sasrec is None and (self.folds != 1 or self.members != 1)
+
+
+@dataclass
+class RecommendOptions:
+    """Recommend items to one user or after one history."""
+
+    model: str = field(metadata={"help": "Folder of the trained language model, or that `ilrec export` wrote."})
+    prepared: str | None = field(
+        default=None,
+        metadata={"help": "Folder that `ilrec prepare` wrote. An exported model needs it for --user alone."},
+    )
+    user: str | None = field(default=None, metadata={"help": "User id; the whole sequence is the history."})
+    history: list[str] | None = field(default=None, metadata={"help": "Item ids, oldest first, instead of a user."})
+    top_k: int = field(default=10, metadata={"help": "Number of items to recommend."})
+    num_beams: int = field(default=20, metadata={"help": "Beams; at least top_k."})
+    exclude_history: bool = field(default=False, metadata={"help": "Never recommend an item of the history."})
+
+
+@dataclass
+class ExportOptions:
+    """One folder with all that recommending takes."""
+
+    prepared: str = field(metadata={"help": "Folder that `ilrec prepare` wrote."})
+    model: str = field(metadata={"help": "Folder of the trained language model, or of its adapter."})
+    output_dir: str = field(metadata={"help": "Folder that receives the exported model."})
+    dtype: str = field(
+        default="auto",
+        metadata={
+            "help": "Type of the exported weights; 'auto' is the type they were saved in.",
+            "choices": ["auto", "float32", "bfloat16", "float16"],
+        },
+    )
+    num_beams: int = field(default=20, metadata={"help": "Beams to search with, and so the most items of one answer."})
+    evaluation: str | None = field(
+        default=None,
+        metadata={"help": "Folder that `ilrec evaluate --output_dir` wrote; its metrics go on the model card."},
     )

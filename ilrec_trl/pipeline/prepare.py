@@ -1,4 +1,4 @@
-"""First stage: read interactions and catalogue, split, and build the tokenizer and the trie."""
+"""First stage: read interactions and catalogue, split, and build tokenizer, trie, prompts and training rows."""
 
 from __future__ import annotations
 
@@ -15,19 +15,155 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..data.interactions import Interactions
-from ..data.prompt_renderer import Prompt, PromptRenderer
-from ..data.prompts import next_item_dataset
+from ..data.prompt_renderer import Prompt, PromptRenderer, tokenize_rows
+from ..data.prompts import next_item_dataset, sequence_dataset
 from ..data.splits import NextItemExample, Splits
+from ..data.synthetic import generate_store
+from ..data.tasks import task_dataset
 from ..items.item_catalog import ItemCatalog
 from ..items.item_trie import ItemTrie
-from .data_source import read_source
-from .options import DataOptions, InputError
-from .prompt_rows import longest_row, prompt_renderer, training_rows
+from ..items.title_files import find_title_file, read_titles
+from .options import DataOptions, InputError, mapping
 
 
 if TYPE_CHECKING:
     from datasets import Dataset
     from transformers import PreTrainedTokenizerBase
+
+    from ..data.splits import Splits
+    from ..items.item_catalog import ItemCatalog
+    from ..items.item_trie import ItemTrie
+
+# Options that say nothing about a generated store.
+_OF_A_SOURCE = (
+    "data_format", "items", "items_columns", "user_column", "item_column", "time_column", "rating_column", "time_unit",
+    "in_order", "min_rating",
+)  # fmt: skip
+
+
+def read_source(options: DataOptions) -> tuple[str, Interactions, ItemCatalog]:
+    """
+    Read or generate the interactions and the items.
+
+    Returns:
+        `tuple`: Name of the data, `Interactions` before any cleaning but that by rating, and `ItemCatalog`.
+
+    Raises:
+        ValueError: For options that contradict each other, and what [`Interactions.load`] and [`read_titles`] refuse.
+    """
+    if options.data is None:
+        if given := [name for name in _OF_A_SOURCE if getattr(options, name) not in (None, False)]:
+            raise ValueError(f"--{given[0]} is about data of your own; give --data too")
+        store = generate_store(options.store_seed, num_users=options.store_users, num_items=options.store_items)
+        names = list(store.titles.values()), list(store.semantic_ids.values())
+        catalog = ItemCatalog(list(store.titles), *names, kind=options.item_format)
+        return "generated store", store.interactions, catalog
+    catalog = _catalog(options)
+    columns = {name: getattr(options, f"{name}_column") for name in ("user", "item", "time", "rating")}
+    interactions = Interactions.load(
+        options.data,
+        format=options.data_format,
+        columns={role: name for role, name in columns.items() if name is not None},
+        time_unit=options.time_unit,
+        in_order=options.in_order,
+        min_rating=options.min_rating,
+        items=catalog.item_ids,
+        bad_rows=options.bad_rows,
+    )
+    return Path(options.data).resolve().name, interactions, catalog
+
+
+def _catalog(options: DataOptions) -> ItemCatalog:
+    """The items, from `--items` or from beside the interactions."""
+    data = Path(options.data or "")
+    if options.data_format != "hub" and not data.exists():
+        raise FileNotFoundError(f"there is no file or folder {data}; give --data one, or --data_format hub too")
+    source = Path(options.items) if options.items else data if data.is_dir() else data.parent
+    columns = items_columns(options.items_columns)
+    if options.item_format == "titles" and source.is_dir():
+        source = find_title_file(source) or source
+    if not source.exists() and options.items:
+        raise FileNotFoundError(f"there is no file or folder {source}; give --items one")
+    if not source.is_file():
+        if columns:
+            raise ValueError(f"--items_columns names columns of a table, and {source} is a folder of LC-Rec's files")
+        return ItemCatalog.from_lc_rec(source, kind=options.item_format)
+    if options.item_format != "titles":
+        raise ValueError(f"{source} is one file, so it holds titles alone; add --item_format titles or give a folder")
+    return ItemCatalog.from_titles(read_titles(source, columns=columns, bad_rows=options.bad_rows).titles)
+
+
+def items_columns(given: str | None) -> dict[str, str]:
+    """The option of that name: `{"item": ..., "title": ..., "brand": ...}` or some of them."""
+    example = '{"item": "sku", "title": "product"}'
+    columns = mapping("items_columns", given, example)
+    if not all(isinstance(name, str) for name in columns.values()):
+        raise ValueError(f"--items_columns is {columns}, expected names of columns, such as {example}")
+    return columns
+
+
+TASKS_EXAMPLE = '{"next_item": 1, "item_to_title": 0.5}'
+
+
+def prompt_renderer(
+    options: DataOptions, catalog: ItemCatalog, tokenizer: PreTrainedTokenizerBase, item_trie: ItemTrie
+) -> PromptRenderer:
+    """The prompts of training rows and of questions."""
+    whole = options.rows == "sequences"
+    if whole and options.conversational:
+        raise ValueError(
+            "a conversation asks one item, a row of --rows sequences many; give --rows targets with --conversational"
+        )
+    kwargs = mapping("chat_template_kwargs", options.chat_template_kwargs, '{"enable_thinking": false}')
+    return PromptRenderer(
+        catalog,
+        template=options.template,
+        # In a row of several titles each must end as the trie's items do.
+        separator=tokenizer.eos_token if whole and item_trie.end_token_id is not None else None,
+        max_history=options.max_history,
+        conversational=options.conversational,
+        system_prompt=options.system_prompt,
+        chat_template_kwargs=kwargs or None,
+        tokenizer=tokenizer,
+        max_length=options.max_length,
+    )
+
+
+def training_rows(options: DataOptions, renderer: PromptRenderer, splits: Splits) -> Dataset:
+    """Rows to train on."""
+    whole, seed = options.rows == "sequences", options.prompt_seed
+    if options.tasks:
+        tasks = mapping("tasks", options.tasks, TASKS_EXAMPLE)
+        return task_dataset(splits.train, renderer, tasks, whole_sequences=whole, seed=seed)
+    if whole:
+        return sequence_dataset(splits.train, renderer, seed=seed)
+    return next_item_dataset(splits.train_examples(), renderer, seed=seed)
+
+
+def longest_row(options: DataOptions, renderer: PromptRenderer, item_trie: ItemTrie, splits: Splits) -> int:
+    """A length in tokens that no row and no prompt with its target exceeds."""
+    if options.max_length is not None:
+        return options.max_length
+    catalog, tokenizer, kwargs = renderer.catalog, renderer.tokenizer, renderer.chat_template_kwargs
+    assert tokenizer is not None
+    # Candidates for the item of most tokens as it stands in a prompt
+    items = [str(item) for item in item_trie.item_ids]
+    by_text = max(items, key=lambda item: len(catalog.text(item)))
+    by_tokens = max(items, key=lambda item: len(item_trie.sequence(item)))
+    prompts = [
+        renderer.as_prompt(renderer.render([item] * options.max_history, variant))
+        for variant in range(len(renderer.templates))
+        for item in (by_text, by_tokens)
+    ]
+    longest = max(map(len, tokenize_rows(tokenizer, prompts, None, kwargs))) + item_trie.depth
+    if options.conversational:
+        completions = [renderer.as_completion(catalog.text(by_tokens))] * len(prompts)
+        longest = max(map(len, tokenize_rows(tokenizer, prompts, completions, kwargs)))
+    if options.tasks:
+        rows = training_rows(options, renderer, splits)
+        longest = max(longest, *map(len, tokenize_rows(tokenizer, rows["prompt"][:], rows["completion"][:], kwargs)))
+    return longest + 2
+
 
 FORMAT = 2  # of prepared folders
 

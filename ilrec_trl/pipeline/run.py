@@ -25,13 +25,17 @@ from .baselines import (
     transition_ranks,
 )
 from .environment import device, revision, versions
-from .estimate import estimate_seconds
-from .evaluate import load_model, model_ranks
-from .options import DataOptions, EvaluationOptions, ModelOptions, RunOptions, TrainingOptions
+from .evaluate import describe, load_model, model_ranks, recommender_of
+from .options import (
+    DataOptions,
+    EvaluationOptions,
+    ModelOptions,
+    PromptOptions,
+    RunOptions,
+    TeacherOptions,
+    TrainingOptions,
+)
 from .prepare import PreparedData, prepare
-from .prompt_options import PromptOptions
-from .recommend import describe, recommender_of
-from .teacher_options import TeacherOptions
 from .train import METHODS, build_model, train_method
 
 
@@ -82,7 +86,6 @@ class Run:
             prepared = prepare(self.data, self.model.model)
             prepared.save(self.folder / "data")
         show(f"{prepared.name}: {len(prepared.interactions):,} users, {len(prepared.catalog):,} items")
-        self._show_estimate(prepared)
         with self._stage("SASRec"):
             teacher = train_teacher(prepared, self.teacher, self.folder / "models/sasrec", self.options.seeds[0])
         settings = {
@@ -114,13 +117,6 @@ class Run:
         start = time.perf_counter()
         yield
         self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - start
-
-    def _show_estimate(self, prepared: PreparedData) -> None:
-        with self._stage("estimate"):
-            estimate = estimate_seconds(
-                prepared, self.model, self.teacher, self.training, self.evaluation, len(self.options.seeds)
-            )
-        show(seconds_table("Estimated time", estimate))
 
     def _train(
         self, method: str, prepared: PreparedData, teacher: SASRecModel | SASRecGroup, seed: int

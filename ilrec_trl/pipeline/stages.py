@@ -9,9 +9,8 @@ from typing import Any
 from ..report.console import metrics_table, show
 from ..report.results import summarise_methods, write_results
 from .baselines import check_teacher, teacher_ranks, teacher_reward, teacher_settings, train_teacher
-from .options import EvaluationOptions, InputError, ModelOptions, StageOptions, TrainingOptions
+from .options import EvaluationOptions, InputError, ModelOptions, StageOptions, TeacherOptions, TrainingOptions
 from .prepare import PreparedData
-from .teacher_options import TeacherOptions
 from .train import METHODS, build_model, train_method, unused_fields
 
 

@@ -20,22 +20,19 @@ from ..trainer.ilrec_trainer import ILRecTrainer
 from .environment import default_device
 from .evaluate import evaluator_of
 from .options import EvaluationOptions, InputError, ModelOptions, TrainingOptions, mapping
-from .preference import CONFIGS, OWN_FIELDS, preference_arguments, preference_data, preference_trainer, updates_of
-from .preference_options import PreferenceOptions
 from .prepare import PreparedData, input_errors
 
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, Trainer
 
-    from ..data.splits import NextItemExample
     from ..rewards.rewards import RewardFunc
 
-METHODS = {"sft": "SFT", "ilrec": "ILRec", "dpo": "DPO", "softmax_dpo": "softmax-DPO", "grpo": "GRPO"}
+METHODS = {"sft": "SFT", "ilrec": "ILRec"}
 
 # Fields of TrainingOptions that are ILRec's own; the others have no use for them.
 ILREC_FIELDS = ("intermediate_layers", "cpo_beta", "cpd_weight", "crr_weight")
-_NO_EVALUATION = {"eval_strategy": "no", "save_strategy": "no", "load_best_model_at_end": False}
+NO_EVALUATION = {"eval_strategy": "no", "save_strategy": "no", "load_best_model_at_end": False}
 
 
 @dataclass
@@ -110,8 +107,7 @@ def train_method(
     Fine-tune and keep the epoch that ranks best on validation users; the last where those are trained on.
 
     Args:
-        method (`str`): `"ilrec"`; `"sft"`, which is TRL's own SFTTrainer; or `"dpo"`, `"softmax_dpo"` or `"grpo"`,
-            which begin with SFT and go on with steps of their own, together as many as SFT makes.
+        method (`str`): `"ilrec"`, or `"sft"`, which is TRL's own SFTTrainer.
         prepared (`PreparedData`): The data.
         model ([`~transformers.PreTrainedModel`]): Initial weights; trained in place.
         training (`TrainingOptions`): Budget and weights of the losses.
@@ -127,8 +123,6 @@ def train_method(
     if not prepared.options.train_on_validation:
         validation = sample(prepared.splits.validation, evaluation.validation_users)
         callbacks.append(RecommendationCallback(evaluator_of(prepared, validation, evaluation)))
-    if method in CONFIGS:
-        return _train_preference(method, prepared, model, training, validation, callbacks, output_dir, seed)
     arguments = trainer_arguments(method, prepared, training, output_dir, seed)
     common: dict[str, Any] = {
         "model": model,
@@ -143,7 +137,7 @@ def train_method(
         args = (SFTConfig if method == "sft" else ILRecConfig)(**arguments)
     if method == "sft":
         trainer = SFTTrainer(args=args, **common)
-        _bind(callbacks, trainer)
+        bind(callbacks, trainer)
     else:
         trainer = ILRecTrainer(args=args, item_trie=prepared.item_trie, reward_func=reward_func, **common)
     trainer.train()
@@ -151,7 +145,7 @@ def train_method(
     settings = settings_of(method, training, seed) | {"parameters": model.num_parameters()}
     settings["learning_rate"] = args.learning_rate
     if (best := trainer.state.best_metric) is not None:
-        settings |= {"best_epoch": _best_epoch(trainer.state.log_history, best), "validation_ndcg@10": best}
+        settings |= {"best_epoch": best_epoch(trainer.state.log_history, best), "validation_ndcg@10": best}
     if isinstance(trainer, ILRecTrainer):
         # What the defaults stood for.
         settings |= {"cpo_beta": trainer.cpo_beta, "crr_weight": trainer.crr_weight}
@@ -159,54 +153,7 @@ def train_method(
     return TrainedModel(model, settings, trainer.state.log_history)
 
 
-def _train_preference(
-    method: str,
-    prepared: PreparedData,
-    model: PreTrainedModel,
-    training: TrainingOptions,
-    validation: Sequence[NextItemExample] | None,
-    callbacks: list[RecommendationCallback],
-    output_dir: str | Path,
-    seed: int,
-) -> TrainedModel:
-    """Some epochs of SFT, of which the last counts, then preference steps, of which the best on validation does."""
-    if "max_steps" in mapping("trainer_args", training.trainer_args, "{}"):
-        raise InputError(f"max_steps of trainer_args is not for {method}; give --preference_steps")
-    own = extra_arguments(method, training)
-    rows = prepared.training_rows()
-    shared = trainer_arguments("sft", prepared, dataclasses.replace(training, trainer_args=None), output_dir, seed)
-    shared |= {name: value for name, value in own.items() if name in _names(SFTConfig)}
-    start = shared | _NO_EVALUATION
-    start |= {"output_dir": str(Path(output_dir) / "start"), "num_train_epochs": training.preference_start}
-    with input_errors():
-        sft_args = SFTConfig(**start)
-    updates = updates_of(sft_args, len(rows))  # in an epoch
-    with input_errors():
-        args = CONFIGS[method](**preference_arguments(method, prepared, training, shared, updates) | own)
-    data = preference_data(method, prepared, training, args, validation)
-    history: list[dict[str, Any]] = []
-    done = 0
-    if training.preference_start > 0:
-        sft = SFTTrainer(model, args=sft_args, train_dataset=rows, processing_class=prepared.tokenizer)
-        sft.train()
-        history, done = sft.state.log_history, sft.state.global_step
-    trainer = preference_trainer(method, prepared, model, training, args, data, callbacks)
-    _bind(callbacks, trainer)
-    trainer.train()
-    trainer.save_model(str(output_dir))
-    settings = settings_of(method, training, seed) | {"parameters": model.num_parameters()}
-    settings |= {"learning_rate": sft_args.learning_rate, "preference_learning_rate": args.learning_rate}
-    settings |= {"preference_steps": args.max_steps, "updates_an_epoch": updates}
-    # Counted on from SFT, in its epochs
-    for entry in trainer.state.log_history:
-        step = entry["step"] + done
-        history.append(entry | {"step": step, "epoch": round(step / updates, 6)})
-    if (best := trainer.state.best_metric) is not None:
-        settings |= {"best_epoch": _best_epoch(history, best), "validation_ndcg@10": best}
-    return TrainedModel(model, settings, history)
-
-
-def _bind(callbacks: Sequence[RecommendationCallback], trainer: Trainer) -> None:
+def bind(callbacks: Sequence[RecommendationCallback], trainer: Trainer) -> None:
     """So that their figures are logged; ILRecTrainer does it itself."""
     for callback in callbacks:
         callback.trainer = trainer
@@ -245,7 +192,7 @@ def trainer_arguments(
     }
     if prepared.options.train_on_validation:
         # Validation items that are trained on can choose no epoch.
-        arguments |= _NO_EVALUATION
+        arguments |= NO_EVALUATION
     if method == "ilrec":
         arguments |= {name: getattr(training, name) for name in ILREC_FIELDS}
     return arguments | extra_arguments(method, training)
@@ -267,25 +214,21 @@ def settings_of(method: str, training: TrainingOptions, seed: int) -> dict[str, 
 
 def unused_fields(method: str) -> set[str]:
     """Fields of TrainingOptions that this method has no use for."""
-    unused = set() if method == "ilrec" else set(ILREC_FIELDS)
-    if method not in CONFIGS:
-        unused |= {option.name for option in dataclasses.fields(PreferenceOptions)}
-    return unused | {name for name, methods in OWN_FIELDS.items() if method not in methods}
+    return set() if method == "ilrec" else set(ILREC_FIELDS)
 
 
 def extra_arguments(method: str, training: TrainingOptions) -> dict[str, Any]:
-    """What `trainer_args` says to this method; other methods' fields may stand there too."""
+    """What `trainer_args` says to this method; fields of ILRecConfig alone say nothing to SFT."""
     extra = mapping("trainer_args", training.trainer_args, '{"max_steps": 10}')
-    config: type = {"sft": SFTConfig, "ilrec": ILRecConfig, **CONFIGS}[method]
-    if unknown := sorted(set(extra) - _names(config) - _names(ILRecConfig)):
-        name = config.__name__ if method in CONFIGS else "ILRecConfig"
-        raise InputError(f"{name} has no field {unknown[0]!r}; remove it from trainer_args")
-    return {name: value for name, value in extra.items() if name in _names(config)}
+    if unknown := sorted(set(extra) - _names(ILRecConfig)):
+        raise InputError(f"ILRecConfig has no field {unknown[0]!r}; remove it from trainer_args")
+    known = _names(SFTConfig if method == "sft" else ILRecConfig)
+    return {name: value for name, value in extra.items() if name in known}
 
 
 def _names(config: type) -> set[str]:
     return {field.name for field in dataclasses.fields(config) if field.init}
 
 
-def _best_epoch(history: list[dict[str, Any]], best: float) -> float | None:
+def best_epoch(history: list[dict[str, Any]], best: float) -> float | None:
     return next((entry["epoch"] for entry in history if entry.get("eval_ndcg@10") == best), None)

@@ -1,5 +1,7 @@
 """Tables on the terminal."""
 
+from __future__ import annotations
+
 from collections.abc import Mapping, Sequence
 from typing import Any
 

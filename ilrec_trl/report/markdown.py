@@ -1,5 +1,7 @@
 """`report.md`: the figures of a run for a reader."""
 
+from __future__ import annotations
+
 from collections.abc import Sequence
 from dataclasses import dataclass
 from math import inf

@@ -1,5 +1,7 @@
 """Figures of a run: what `results.json` holds, and the ranks behind it."""
 
+from __future__ import annotations
+
 import json
 import math
 from collections.abc import Sequence

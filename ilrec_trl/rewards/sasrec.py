@@ -2,19 +2,124 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import nn
+from huggingface_hub.dataclasses import strict
+from torch import Tensor, nn
 from torch.nn import functional as F
-from transformers import PreTrainedModel
+from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.utils import ModelOutput
 
-from .sampled_softmax import sampled_softmax_loss
-from .sasrec_config import SASRecConfig
 from .sequence_batches import IGNORE_INDEX, PADDING, collate_sequences, length_batches
+
+
+FULL_SOFTMAX_ITEMS = 100_000  # the largest catalogue over which the softmax of training is computed in full by default
+
+
+@strict
+class SASRecConfig(PreTrainedConfig):
+    r"""
+    Configuration of a [`SASRecModel`].
+
+    Args:
+        item_ids (`list[str]`, *optional*): Ids of all items that can be ranked, in the order of the scores. Kept here
+            so that a saved model knows its items.
+        hidden_size (`int`, *optional*, defaults to `128`): Width of item vectors and layers.
+        num_hidden_layers (`int`, *optional*, defaults to `2`): Number of Transformer layers.
+        num_attention_heads (`int`, *optional*, defaults to `2`): Number of attention heads a layer.
+        max_position_embeddings (`int`, *optional*, defaults to `50`): Longest history in items; older items are
+            dropped.
+        dropout (`float`, *optional*, defaults to `0.5`): Share of activations set to zero in training.
+        tie_word_embeddings (`bool`, *optional*, defaults to `False`): Whether items are scored by their input vectors,
+            as in the paper. An output matrix of its own ranks far better.
+        initializer_range (`float`, *optional*, defaults to `0.02`): Standard deviation of initial weights.
+        item_initializer_range (`float`, *optional*, defaults to `0.15`): Standard deviation of initial item vectors.
+            Items that differ from the start are told apart in half the epochs that `0.02` takes.
+        num_sampled_negatives (`int`, *optional*): Items drawn a step to stand for all that are no target of the batch,
+            see [`~rewards.sampled_softmax.sampled_softmax_loss`]; 0 computes the softmax over the whole catalogue. By
+            default 0 for up to 100,000 items and 4,096 above.
+    """
+
+    model_type = "sasrec"
+
+    item_ids: list[str] | None = None
+    hidden_size: int = 128
+    num_hidden_layers: int = 2
+    num_attention_heads: int = 2
+    max_position_embeddings: int = 50
+    dropout: float = 0.5
+    tie_word_embeddings: bool = False
+    initializer_range: float = 0.02
+    item_initializer_range: float = 0.15
+    num_sampled_negatives: int | None = None
+
+    @property
+    def samples_items(self) -> int:
+        """Number of negatives to draw a step, 0 for none: `num_sampled_negatives` or what stands for it."""
+        if self.num_sampled_negatives is not None:
+            return self.num_sampled_negatives
+        return 4096 if len(self.item_ids or ()) > FULL_SOFTMAX_ITEMS else 0
+
+
+def sampled_softmax_loss(
+    vectors: Tensor, targets: Tensor, weight: Tensor, bias: Tensor | None, num_samples: int, first_row: int = 0
+) -> Tensor:
+    """
+    Softmax cross-entropy in which a sample of the items stands for the whole catalogue.
+
+    Every target is scored against all targets of the batch, which are the popular items that weigh most, and against
+    items drawn from the rest. Each exponential is divided by the probability with which its item takes part: 1 for
+    the targets, the share that was drawn for the others. The sum that normalises a row is thus on average the sum over
+    the catalogue, and is that sum where everything is drawn.
+
+    After "On Using Very Large Target Vocabulary for Neural Machine Translation" (Jean et al., 2015), with the
+    correction of "Sampling-Bias-Corrected Neural Modeling" (Yi et al., 2019) for two strata drawn without replacement.
+
+    Args:
+        vectors (`torch.Tensor` of shape `(N, H)`):
+            Vector of each position.
+        targets (`torch.Tensor` of shape `(N,)`):
+            Index of the item to predict at each position.
+        weight (`torch.Tensor` of shape `(first_row + I, H)`):
+            Output matrix. Its gradient is sparse: of the items that took part.
+        bias (`torch.Tensor` of shape `(I,)`, *optional*):
+            Bias of each item.
+        num_samples (`int`):
+            Number of draws. Repeats and targets among them count once, so that fewer items take part.
+        first_row (`int`, *optional*, defaults to `0`):
+            Row of `weight` that belongs to item 0.
+
+    Returns:
+        `torch.Tensor` of shape `()`: Sum over the positions, in nats.
+    """
+    num_items = len(weight) - first_row
+    positives, columns = targets.unique(return_inverse=True)  # (P,), (N,)
+    sampled = draw_others(positives, num_items, num_samples)  # (C,)
+    items = torch.cat([positives, sampled])  # (P + C,)
+    logits = vectors @ F.embedding(items + first_row, weight, sparse=True).T  # (N, P + C)
+    if bias is not None:
+        logits = logits + bias[items]
+    share = (num_items - len(positives)) / max(len(sampled), 1)  # others that each of the drawn stands for
+    correction = logits.new_zeros(len(items), dtype=torch.float32)  # (P + C,)
+    correction[len(positives) :] = math.log(max(share, 1.0))
+    return F.cross_entropy(logits.float() + correction, columns, reduction="sum")
+
+
+def draw_others(positives: Tensor, num_items: int, num_samples: int) -> Tensor:
+    """
+    Distinct items `(C,)` outside `positives` `(P,)`, all of them where `num_samples` is as many as there are.
+
+    However many distinct ones the draws leave, every set of that size is as likely as any other.
+    """
+    if num_samples >= num_items - len(positives):
+        drawn = torch.arange(num_items, device=positives.device)
+    else:
+        drawn = torch.randint(num_items, (num_samples,), device=positives.device).unique()
+    return drawn[~torch.isin(drawn, positives)]
 
 
 @dataclass

@@ -1,14 +1,19 @@
-"""Training SASRec through transformers' Trainer, and its quality over all users."""
+"""Training SASRec with transformers' Trainer, and ranking all items with it."""
 
 from __future__ import annotations
 
+import copy
+import math
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import nn
 from torch.nn import functional as F
 from transformers import (
     EarlyStoppingCallback,
@@ -18,15 +23,142 @@ from transformers import (
     TrainingArguments,
     set_seed,
 )
+from transformers.trainer_utils import IntervalStrategy
 from transformers.utils import logging
 
 from ..data.splits import LazyRows, NextItemExample, Splits, UserSequence
-from .sasrec import SASRecModel
-from .sasrec_arguments import with_min_steps
-from .sasrec_config import SASRecConfig
+from .sasrec import SASRecConfig, SASRecModel
 from .sequence_batches import ItemSequences, collate_sequences, length_batches
 from .shared_vectors import ItemFeatures, fold_vectors, share_vectors
-from .sparse_adam import SparseRowsAdam, clip_sparse_grad_norm
+
+
+class SparseRowsAdam(torch.optim.Optimizer):
+    """
+    SparseAdam for parameters that get sparse gradients, and another optimizer for the rest, as one.
+
+    Only the rows of a matrix that a step touched, and their moments, are read and written.
+
+    Args:
+        sparse (`list[torch.nn.Parameter]`):
+            Parameters with sparse gradients.
+        dense (`torch.optim.Optimizer`):
+            Optimizer of the others; its settings count for the sparse ones too, except for weight decay, which would
+            touch every row.
+    """
+
+    def __init__(self, sparse: list[nn.Parameter], dense: torch.optim.Optimizer) -> None:
+        settings = {name: dense.defaults[name] for name in ("lr", "betas", "eps")}
+        self.parts = (torch.optim.SparseAdam(sparse, **settings), dense)
+        # The groups are shared with the parts, so that a schedule reaches them
+        super().__init__([group for part in self.parts for group in part.param_groups], {})
+
+    def step(self, closure: Any = None) -> Any:
+        loss = None if closure is None else closure()
+        for part in self.parts:
+            part.step()
+        return loss
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"parts": [part.state_dict() for part in self.parts]}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        for part, state in zip(self.parts, state_dict["parts"], strict=True):
+            part.load_state_dict(state)
+        self.param_groups = [group for part in self.parts for group in part.param_groups]
+
+
+def clip_sparse_grad_norm(parameters: list[nn.Parameter], max_norm: float) -> torch.Tensor:
+    """`torch.nn.utils.clip_grad_norm_`, which refuses sparse gradients, for parameters of which some have them."""
+    gradients = []
+    for parameter in parameters:
+        if parameter.grad is None:
+            continue
+        if parameter.grad.is_sparse:
+            parameter.grad = parameter.grad.coalesce()
+            gradients.append(parameter.grad.values())
+        else:
+            gradients.append(parameter.grad)
+    norm = torch.nn.utils.get_total_norm(gradients)
+    for gradient in gradients:
+        gradient.mul_((max_norm / (norm + 1e-6)).clamp(max=1.0))
+    return norm
+
+
+MIN_STEPS = 2_000
+# Where no validation items are left to end it early: the best came after 200 to 1,000 updates, see docs/rewards.md.
+MIN_STEPS_UNSEEN = 500
+_NUM_EVALUATIONS = 20
+
+
+@dataclass
+class SASRecTrainingArguments(TrainingArguments):
+    """
+    [`transformers.TrainingArguments`], and how long to train at least.
+
+    Args:
+        min_steps (`int`, *optional*, defaults to `0`):
+            Least number of updates. Where `num_train_epochs` come to fewer, as they do with some hundred users,
+            training goes on up to this number and evaluates 20 times instead of after every epoch.
+    """
+
+    min_steps: int = field(default=0, metadata={"help": "Least number of updates; more epochs where users are few."})
+
+
+def sasrec_training_arguments(output_dir: str | Path, **changes: Any) -> SASRecTrainingArguments:
+    """
+    Settings that work on the Amazon data sets: keep the best epoch on validation users.
+
+    14 epochs, and where users are few as many more as make 2,000 updates; neither holds where `num_train_epochs` or
+    `max_steps` is given.
+
+    Args:
+        output_dir (`str` or `Path`): Where checkpoints go.
+        **changes: Fields of [`SASRecTrainingArguments`] to set otherwise.
+    """
+    length = {} if changes.keys() & {"num_train_epochs", "max_steps"} else {"min_steps": MIN_STEPS}
+    settings: dict[str, Any] = {
+        "num_train_epochs": 14,
+        "per_device_train_batch_size": 64,
+        "per_device_eval_batch_size": 512,
+        "learning_rate": 1e-3,
+        "lr_scheduler_type": "linear",
+        "train_sampling_strategy": "group_by_length",
+        "eval_strategy": "epoch",
+        "save_strategy": "epoch",
+        "logging_strategy": "epoch",
+        "save_total_limit": 1,
+        "load_best_model_at_end": True,
+        "metric_for_best_model": "ndcg@10",
+        "greater_is_better": True,
+        "report_to": "none",
+    }
+    return SASRecTrainingArguments(output_dir=str(output_dir), **(settings | length | changes))
+
+
+def num_sasrec_steps(args: TrainingArguments, num_rows: int) -> int:
+    """Number of updates that `args` ask for with so many training rows, `min_steps` counted."""
+    if args.max_steps > 0:
+        return args.max_steps
+    return max(_steps_of_epochs(args, num_rows), getattr(args, "min_steps", 0))
+
+
+def _steps_of_epochs(args: TrainingArguments, num_rows: int) -> int:
+    batch = args.train_batch_size * args.gradient_accumulation_steps * args.world_size
+    return math.ceil(math.ceil(num_rows / batch) * args.num_train_epochs)
+
+
+def with_min_steps(args: TrainingArguments, num_rows: int) -> TrainingArguments:
+    """The arguments with as many steps as `min_steps` asks for."""
+    least = getattr(args, "min_steps", 0)
+    if args.max_steps > 0 or _steps_of_epochs(args, num_rows) >= least:
+        return args
+    args = copy.copy(args)
+    args.max_steps = least
+    for name in ("eval", "save", "logging"):
+        if getattr(args, f"{name}_strategy") == "epoch":
+            setattr(args, f"{name}_strategy", IntervalStrategy.STEPS)
+            setattr(args, f"{name}_steps", math.ceil(least / _NUM_EVALUATIONS))
+    return args
 
 
 logger = logging.get_logger(__name__)

@@ -15,8 +15,8 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 from transformers import PreTrainedModel
 
+from ..model.model_parts import HeadRows, ModelParts, find_model_parts, normalise, project_to_logits, take_head_rows
 from ._trl import FusedCausalLMOutput, load_balancing_loss
-from .model_parts import HeadRows, ModelParts, find_model_parts, normalise, project_to_logits, take_head_rows
 
 
 @dataclass

@@ -17,7 +17,7 @@ from .losses import (
     random_negatives,
     self_hard_negatives,
 )
-from .target_positions import TargetPositions
+from .targets import TargetPositions
 
 
 @dataclass

@@ -5,19 +5,23 @@ from __future__ import annotations
 import copy
 import dataclasses
 import functools
+import json
 from collections import defaultdict
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import torch
 from accelerate.utils import is_peft_model
-from datasets import Dataset
+from datasets import Dataset, IterableDataset
 from torch import Tensor
 from transformers import TrainingArguments
 from transformers.utils import logging
 from trl import SFTConfig, SFTTrainer
 
 from ..items.item_trie import ItemTrie
+from ..model.model_parts import find_model_parts, resolve_intermediate_layers
+from ..model.new_tokens import warn_of_frozen_item_tokens
 from ..rewards.rewards import RewardFunc
 from ._trl import (
     DataCollatorForLanguageModeling,
@@ -25,19 +29,145 @@ from ._trl import (
     is_conversational,
     is_conversational_from_value,
 )
-from .checkpoints import find_last_whole_checkpoint
 from .cross_layer_forward import CrossLayerOutput, add_cross_layer_forward
 from .data_collator import REWARD_COLUMNS, DataCollatorForItemCompletion
 from .ilrec_config import ILRecConfig
 from .ilrec_loss import ILRecLoss
-from .model_card import add_ilrec_section
-from .model_parts import find_model_parts, resolve_intermediate_layers
-from .refusals import refuse_incomplete_arguments, refuse_unsupported, refuse_without_items
-from .share_cache import ShareCache
-from .target_items import TargetMarker
-from .target_packing import pack_with_targets
-from .target_positions import TargetPositions
-from .target_rewards import share_rewards, try_reward_func
+from .target_rewards import ShareCache, share_rewards, try_reward_func
+from .targets import TargetMarker, TargetPositions, pack_with_targets
+
+
+def find_last_whole_checkpoint(output_dir: str | Path) -> str:
+    """
+    The checkpoint of the latest step that was saved to its end. The trainer's state is the last file that
+    [`~transformers.Trainer`] writes, so a checkpoint is whole where that file is there and can be read.
+
+    Args:
+        output_dir (`str` or `Path`):
+            Folder that holds `checkpoint-<step>` folders.
+
+    Returns:
+        `str`: path of the checkpoint.
+
+    Raises:
+        `ValueError`: where no checkpoint is whole.
+    """
+    folders = [folder for folder in Path(output_dir).glob("checkpoint-*") if folder.name[11:].isdigit()]
+    for folder in sorted(folders, key=lambda folder: int(folder.name[11:]), reverse=True):
+        try:
+            json.loads((folder / "trainer_state.json").read_text(encoding="utf-8"))
+        except (FileNotFoundError, json.JSONDecodeError):
+            continue
+        return str(folder)
+    found = f"only {', '.join(sorted(folder.name for folder in folders))}, cut off while saving" if folders else "none"
+    raise ValueError(
+        f"`resume_from_checkpoint=True`, but there is no whole checkpoint in `{output_dir}` (found: {found}). Start "
+        "anew with `resume_from_checkpoint=None`, or give the path of a checkpoint."
+    )
+
+
+def add_ilrec_section(path: str | Path, settings: dict[str, Any], log_history: list[dict[str, Any]]) -> None:
+    """
+    Add a section before the card's framework versions, in place.
+
+    Args:
+        path (`str` or `Path`):
+            The card that TRL wrote.
+        settings (`dict`):
+            Names and values.
+        log_history (`list[dict]`):
+            What the trainer logged, see [`~transformers.TrainerState`]. The last value of each metric is shown.
+    """
+    last: dict[str, float] = {}
+    for log in log_history:
+        last.update(log)
+    shown = {name: last[name] for name in sorted(last) if _is_shown(name)}
+    lines = ["### ILRec settings", "", *_table("Setting", settings), ""]
+    if shown:
+        lines += ["### Last metrics", "", *_table("Metric", {name: f"{x:.4g}" for name, x in shown.items()}), ""]
+    card = Path(path)
+    before, heading, after = card.read_text(encoding="utf-8").partition("### Framework versions")
+    card.write_text("".join([before, "\n".join(lines), "\n", heading, after]), encoding="utf-8")
+
+
+def _is_shown(name: str) -> bool:
+    return (
+        name in ("loss", "eval_loss") or "ilrec/" in name or name.startswith(("eval_hit@", "eval_ndcg@", "eval_mrr"))
+    )
+
+
+def _table(name: str, values: dict[str, Any]) -> list[str]:
+    return [f"| {name} | Value |", "| --- | --- |", *(f"| `{key}` | {value} |" for key, value in values.items())]
+
+
+def refuse_incomplete_arguments(args: ILRecConfig, item_trie: Any, reward_func: Any, crr_weight: float) -> None:
+    """What can be refused before the model is loaded. `crr_weight` is the weight in force."""
+    if item_trie is not None and not isinstance(item_trie, ItemTrie):
+        raise TypeError(
+            f"`item_trie` must be an `ItemTrie`, got `{type(item_trie).__name__}`. Build one with "
+            "`ItemCatalog(...).trie(tokenizer)` or `ItemTrie.from_sequences({item_id: token_ids})`."
+        )
+    if args.activation_offloading and not torch.accelerator.is_available():
+        raise ValueError(
+            "`activation_offloading=True` moves activations from an accelerator to the CPU, but torch finds no "
+            "accelerator. Set `activation_offloading=False`."
+        )
+    if crr_weight > 0 and reward_func is None:
+        raise ValueError(
+            f"`crr_weight={crr_weight}` needs item scores, but there is no `reward_func`. Pass one (for "
+            "example `SASRecReward`), or set `crr_weight=0`."
+        )
+    if crr_weight > 0 and item_trie is None:
+        raise ValueError(
+            "`reward_func` scores items, and `item_trie` says which tokens lead to which item, but there is no "
+            "`item_trie`. Pass the trie of the catalogue, or leave `reward_func` out."
+        )
+    if crr_weight > 0 and (args.packing or args.eval_packing):
+        raise ValueError(
+            "Packing joins rows and drops the `history` column that `reward_func` reads. Set `packing=False` (and "
+            "`eval_packing=False`), or set `crr_weight=0` to train with CPO and CPD alone."
+        )
+
+
+def refuse_without_items(dataset: Dataset | IterableDataset, columns: list[str], dataset_name: str) -> None:
+    """A column `item` that is empty in every row, of which nothing but cross-entropy would be left."""
+    if dataset_name == "train" and "item" in columns and isinstance(dataset, Dataset):
+        if len(dataset) and all(item is None for item in dataset["item"]):
+            raise ValueError(
+                f"`item` is None in all {len(dataset)} rows of the train data set, which marks their completions as "
+                "plain text: there is no target item to learn. Give the ids of the items, leave the column out so "
+                "that items are found in the completions, or train with SFTTrainer."
+            )
+
+
+def refuse_unsupported(trainer: Any) -> None:
+    """What can be refused once the parent has set up model, accelerator and collator."""
+    parallelism = trainer.accelerator.parallelism_config
+    if parallelism is not None and (parallelism.cp_enabled or parallelism.sp_enabled):
+        raise ValueError(
+            "ILRec reads whole sequences to find the tokens of an item, which context and sequence parallelism "
+            "cut apart. Disable them (`cp_size=1`, `sp_size=1`) and use DDP, FSDP or DeepSpeed ZeRO, or train "
+            "with SFTTrainer."
+        )
+    if trainer.item_trie is not None:
+        trainer.item_trie.check_vocab_size(trainer.model.config.get_text_config().vocab_size)
+        warn_of_frozen_item_tokens(trainer.model, trainer._tokenizer, trainer.item_trie.token_ids)
+    if trainer.item_trie is not None and trainer._is_vision_dataset:
+        raise ValueError(
+            "`item_trie` needs rows that are tokenized before training, to find the tokens of an item, but rows with "
+            "images are tokenized batch by batch. Remove the `image` or `images` column, or leave `item_trie` out: "
+            "ILRec then mines for every token with a label."
+        )
+    # TRL's own collator is replaced by ours
+    marks = type(trainer.data_collator) is DataCollatorForLanguageModeling or isinstance(
+        trainer.data_collator, DataCollatorForItemCompletion
+    )
+    if trainer.item_trie is not None and not marks:
+        raise ValueError(
+            f"With `item_trie` a batch must say which tokens are a target item, and the data collator "
+            f"`{type(trainer.data_collator).__name__}` does not. Leave `data_collator` out, or pass a subclass of "
+            "`DataCollatorForItemCompletion`."
+        )
 
 
 logger = logging.get_logger(__name__)

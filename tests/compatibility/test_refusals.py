@@ -4,8 +4,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from ilrec_trl.trainer.ilrec_trainer import ILRecTrainer
-from ilrec_trl.trainer.refusals import refuse_unsupported
+from ilrec_trl.trainer.ilrec_trainer import ILRecTrainer, refuse_unsupported
 
 from .workbench import make_trainer, with_rewards
 

@@ -9,7 +9,7 @@ from ilrec_trl.data.prompts import next_item_dataset, sequence_dataset
 from ilrec_trl.data.splits import NextItemExample, UserSequence
 from ilrec_trl.data.tasks import TASKS, task_dataset
 from ilrec_trl.items.item_catalog import ItemCatalog
-from ilrec_trl.trainer.target_items import TargetMarker
+from ilrec_trl.trainer.targets import TargetMarker
 
 
 IDS = {str(n): [f"<a_{n % 3}>", f"<b_{n}>"] for n in range(8)}

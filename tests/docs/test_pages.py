@@ -11,7 +11,7 @@ from trl import SFTConfig
 
 import ilrec_trl
 from ilrec_trl import ILRecConfig
-from ilrec_trl.cli import COMMANDS, _parse
+from ilrec_trl.cli import COMMANDS, parse_options
 
 
 DOCS = Path(__file__).parents[2] / "docs"
@@ -57,7 +57,7 @@ def test_commands_are_understood(page, monkeypatch):
             name = next(name for name in COMMANDS if words[1:][: len(name.split())] == name.split())
             summary, options, _ = COMMANDS[name]
             rest = words[1 + len(name.split()) :]
-            assert len(_parse(name, summary, options, rest)) == len(options), f"{page.name}:{line}"
+            assert len(parse_options(name, summary, options, rest)) == len(options), f"{page.name}:{line}"
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)

@@ -10,9 +10,8 @@ from transformers import EarlyStoppingCallback, TrainerControl, TrainerState
 from trl import SFTConfig, SFTTrainer
 
 from ilrec_trl.evaluation.evaluator import RecommendationEvaluator
-from ilrec_trl.evaluation.exact_ranking import rank_items
+from ilrec_trl.evaluation.exact_ranking import rank_items, ranks_by_scores
 from ilrec_trl.evaluation.recommendation_callback import RecommendationCallback
-from ilrec_trl.evaluation.target_ranks import ranks_by_scores
 from ilrec_trl.items.item_trie import ItemTrie
 from tests.references import naive_expected_metrics
 

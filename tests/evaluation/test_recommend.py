@@ -9,8 +9,7 @@ import torch
 from trl.data_utils import _tokenize
 
 from ilrec_trl import ItemCatalog, rank_items, recommend
-from ilrec_trl.evaluation.memory_budget import MIB, search_bytes
-from ilrec_trl.evaluation.prompt_batches import evaluation_mode, prompt_batches, tokenize_prompts
+from ilrec_trl.evaluation.prompt_batches import MIB, evaluation_mode, prompt_batches, search_bytes, tokenize_prompts
 from tests.evaluation.two_shops import assert_equal_pairs, build_model, naive_pairs, semantic_shop, titles_shop
 
 

@@ -7,7 +7,7 @@ import pytest
 from transformers import AutoModelForCausalLM
 
 from ilrec_trl.evaluation import evaluator as evaluator_module
-from ilrec_trl.evaluation.finished_users import FinishedUsers
+from ilrec_trl.evaluation.resume import FinishedUsers
 from tests.torchrun import torchrun
 
 from .small_store import make_model

@@ -7,7 +7,7 @@ import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from ilrec_trl import generate_store
-from ilrec_trl.items.catalog_tokenizer import title_tokenizer
+from ilrec_trl.items.item_catalog import title_tokenizer
 
 
 @pytest.fixture(scope="session")

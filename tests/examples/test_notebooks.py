@@ -13,14 +13,7 @@ from nbclient import NotebookClient
 from safetensors import safe_open
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from ilrec_trl import (
-    Interactions,
-    ItemCatalog,
-    ItemTrie,
-    RecommendationEvaluator,
-    generate_store,
-    next_item_dataset,
-)
+from ilrec_trl import Interactions, ItemCatalog, ItemTrie, RecommendationEvaluator, generate_store, next_item_dataset
 
 
 ROOT = Path(__file__).parents[2]

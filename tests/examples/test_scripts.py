@@ -74,7 +74,7 @@ def test_rewards_of_your_own(run, tmp_path, reward):
 @pytest.mark.filterwarnings("ignore:Setting `save_embedding_layers`:UserWarning")
 def test_qlora_on_a_small_local_model(run, folder, tmp_path, monkeypatch):
     pytest.importorskip("bitsandbytes")
-    monkeypatch.setattr("ilrec_trl.rewards.sasrec_arguments.MIN_STEPS", 20)
+    monkeypatch.setattr("ilrec_trl.rewards.sasrec_training.MIN_STEPS", 20)
     options = ["--lora_r", 4, "--batch_size", 8, "--gradient_accumulation_steps", 1, "--learning_rate", 0.01]
     output, variables = run(
         "qlora_llama.py", "--model", folder / "model", "--data", folder, "--output_dir", tmp_path, *options

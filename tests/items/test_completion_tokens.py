@@ -7,7 +7,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 from trl import SFTConfig, SFTTrainer
 
 from ilrec_trl import ItemCatalog
-from ilrec_trl.items.completion_tokens import completion_tokens
+from ilrec_trl.items.item_catalog import completion_tokens
 
 
 TITLES = {

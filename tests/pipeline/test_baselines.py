@@ -21,12 +21,11 @@ from ilrec_trl.pipeline.baselines import (
     train_teacher,
     transition_ranks,
 )
-from ilrec_trl.pipeline.options import DataOptions, EvaluationOptions, InputError
+from ilrec_trl.pipeline.options import DataOptions, EvaluationOptions, InputError, TeacherOptions
 from ilrec_trl.pipeline.prepare import prepare
-from ilrec_trl.pipeline.teacher_options import TeacherOptions
 from ilrec_trl.report.markdown import teacher_note
 from ilrec_trl.rewards.sasrec import SASRecConfig, SASRecModel
-from ilrec_trl.rewards.sasrec_arguments import num_sasrec_steps
+from ilrec_trl.rewards.sasrec_training import num_sasrec_steps
 from ilrec_trl.rewards.transitions import TransitionReward
 
 
@@ -84,7 +83,7 @@ def test_without_validation_items_fewer_updates_have_to_do(data_folder, tmp_path
 @pytest.mark.parametrize(("asked", "limit"), [(None, 100), (True, 100), (False, 100), (None, 2), (False, 2)])
 def test_sasrec_knows_what_the_language_model_reads(data_folder, tmp_path, monkeypatch, caplog, asked, limit):
     """By default, but where its softmax is sampled."""
-    monkeypatch.setattr("ilrec_trl.rewards.sasrec_config.FULL_SOFTMAX_ITEMS", limit)
+    monkeypatch.setattr("ilrec_trl.rewards.sasrec.FULL_SOFTMAX_ITEMS", limit)
     given = []
 
     def train(splits, item_ids, args, item_features=None, **settings):
@@ -103,7 +102,7 @@ def test_sasrec_knows_what_the_language_model_reads(data_folder, tmp_path, monke
 
 
 def test_tokens_that_cannot_be_learnt_are_refused(data_folder, tmp_path, monkeypatch):
-    monkeypatch.setattr("ilrec_trl.rewards.sasrec_config.FULL_SOFTMAX_ITEMS", 2)
+    monkeypatch.setattr("ilrec_trl.rewards.sasrec.FULL_SOFTMAX_ITEMS", 2)
     prepared = prepare(DataOptions(data=str(data_folder)))
     with pytest.raises(InputError, match="--sasrec_item_tokens cannot be had for"):
         train_teacher(prepared, TeacherOptions(sasrec_item_tokens=True), tmp_path, seed=0)

@@ -5,8 +5,8 @@ from collections import Counter
 
 import pytest
 
-from ilrec_trl.cli import _parse, main
-from ilrec_trl.data.prompt_lengths import tokenize_rows
+from ilrec_trl.cli import main, parse_options
+from ilrec_trl.data.prompt_renderer import tokenize_rows
 from ilrec_trl.pipeline.evaluate import evaluator_of
 from ilrec_trl.pipeline.options import DataOptions, EvaluationOptions, InputError, ModelOptions, PrepareOptions
 from ilrec_trl.pipeline.prepare import PreparedData, prepare
@@ -45,11 +45,11 @@ def test_flags_and_a_configuration_file(tmp_path):
         "--max_length",
         "64",
     ]
-    data, *_ = _parse("prepare", "", [DataOptions, ModelOptions, PrepareOptions], flags)
+    data, *_ = parse_options("prepare", "", [DataOptions, ModelOptions, PrepareOptions], flags)
     assert data.template == ["introductions", "{{ history | join }}"]
     assert (data.tasks, data.max_length) == ('{"next_item": 1}', 64)
     (tmp_path / "c.yaml").write_text("template: introductions\ntasks:\n  next_item: 1\n  item_to_title: 0.5\n")
-    data, *_ = _parse(
+    data, *_ = parse_options(
         "prepare", "", [DataOptions, ModelOptions, PrepareOptions], ["--config", str(tmp_path / "c.yaml")]
     )
     rows = prepare(data).training_rows()

@@ -10,10 +10,10 @@ from ilrec_trl.pipeline.options import (
     EvaluationOptions,
     InputError,
     ModelOptions,
+    TeacherOptions,
     TrainingOptions,
 )
 from ilrec_trl.pipeline.prepare import PreparedData, prepare
-from ilrec_trl.pipeline.teacher_options import TeacherOptions
 from ilrec_trl.pipeline.train import build_model, train_method, trainer_arguments
 
 

@@ -6,8 +6,12 @@ import struct
 import numpy as np
 import pytest
 
-from ilrec_trl.report.semantic_id_figures import distinctive_words, semantic_id_figures
-from ilrec_trl.report.semantic_id_report import render_semantic_id_report, write_semantic_id_report
+from ilrec_trl.report.semantic_id_report import (
+    distinctive_words,
+    render_semantic_id_report,
+    semantic_id_figures,
+    write_semantic_id_report,
+)
 
 
 INDEX = {

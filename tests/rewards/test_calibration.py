@@ -2,8 +2,8 @@ import pytest
 import torch
 
 from ilrec_trl.data.splits import UserSequence
-from ilrec_trl.rewards.calibration import calibrated_temperature
 from ilrec_trl.rewards.sasrec import SASRecConfig, SASRecModel
+from ilrec_trl.rewards.sasrec_group import calibrated_temperature
 
 
 ITEMS = [f"i{number}" for number in range(60)]

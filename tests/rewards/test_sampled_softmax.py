@@ -4,10 +4,8 @@ import pytest
 import torch
 from torch import nn
 
-from ilrec_trl.rewards.sampled_softmax import draw_others, sampled_softmax_loss
-from ilrec_trl.rewards.sasrec import SASRecConfig, SASRecModel
-from ilrec_trl.rewards.sasrec_config import FULL_SOFTMAX_ITEMS
-from ilrec_trl.rewards.sparse_adam import SparseRowsAdam, clip_sparse_grad_norm
+from ilrec_trl.rewards.sasrec import FULL_SOFTMAX_ITEMS, SASRecConfig, SASRecModel, draw_others, sampled_softmax_loss
+from ilrec_trl.rewards.sasrec_training import SparseRowsAdam, clip_sparse_grad_norm
 
 
 ITEMS = [str(item) for item in range(40)]

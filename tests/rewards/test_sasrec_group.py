@@ -9,9 +9,8 @@ from ilrec_trl.data.splits import NextItemExample, UserSequence
 from ilrec_trl.items.item_trie import ItemTrie
 from ilrec_trl.rewards import sasrec_group
 from ilrec_trl.rewards.sasrec import SASRecConfig, SASRecModel
-from ilrec_trl.rewards.sasrec_arguments import sasrec_training_arguments
 from ilrec_trl.rewards.sasrec_group import SASRecGroup, assign_folds, train_sasrec_group, without_fold
-from ilrec_trl.rewards.sasrec_training import evaluate_sasrec
+from ilrec_trl.rewards.sasrec_training import evaluate_sasrec, sasrec_training_arguments
 
 
 ITEMS = [str(item) for item in range(8)]

@@ -10,11 +10,12 @@ from ilrec_trl.data.interactions import Interactions
 from ilrec_trl.data.splits import NextItemExample, Splits, UserSequence
 from ilrec_trl.rewards import sasrec_training
 from ilrec_trl.rewards.sasrec import SASRecConfig, SASRecModel
-from ilrec_trl.rewards.sasrec_arguments import num_sasrec_steps, sasrec_training_arguments
 from ilrec_trl.rewards.sasrec_training import (
     _ranking_quality,
     _training_rows,
     evaluate_sasrec,
+    num_sasrec_steps,
+    sasrec_training_arguments,
     train_sasrec,
 )
 from ilrec_trl.rewards.sequence_batches import IGNORE_INDEX

@@ -5,8 +5,7 @@ from transformers import TrainerCallback
 from ilrec_trl.data.splits import NextItemExample, Splits, UserSequence
 from ilrec_trl.items.item_trie import ItemTrie
 from ilrec_trl.rewards.sasrec import SASRecConfig, SASRecModel
-from ilrec_trl.rewards.sasrec_arguments import sasrec_training_arguments
-from ilrec_trl.rewards.sasrec_training import evaluate_sasrec, train_sasrec
+from ilrec_trl.rewards.sasrec_training import evaluate_sasrec, sasrec_training_arguments, train_sasrec
 from ilrec_trl.rewards.shared_vectors import fold_vectors, item_tokens, share_vectors
 
 

@@ -11,11 +11,12 @@ from trl import SFTConfig, SFTTrainer
 from ilrec_trl.evaluation.evaluator import RecommendationEvaluator
 from ilrec_trl.evaluation.recommendation_callback import RecommendationCallback
 from ilrec_trl.items.item_trie import ItemTrie
-from ilrec_trl.trainer import ilrec_trainer, target_items
+from ilrec_trl.trainer import ilrec_trainer
+from ilrec_trl.trainer import targets as target_items
 from ilrec_trl.trainer._trl import DataCollatorForLanguageModeling
 from ilrec_trl.trainer.ilrec_config import ILRecConfig
 from ilrec_trl.trainer.ilrec_trainer import ILRecTrainer
-from ilrec_trl.trainer.target_positions import TargetPositions
+from ilrec_trl.trainer.targets import TargetPositions
 from tests import references
 
 

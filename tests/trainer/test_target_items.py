@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from ilrec_trl.items.item_trie import ItemTrie
-from ilrec_trl.trainer import target_items
-from ilrec_trl.trainer.target_items import TargetMarker, target_prefixes, token_offsets
+from ilrec_trl.trainer import targets as target_items
+from ilrec_trl.trainer.targets import TargetMarker, target_prefixes, token_offsets
 
 
 def row(prompt, completion, **columns):

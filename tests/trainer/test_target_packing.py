@@ -6,8 +6,7 @@ from datasets import Dataset
 
 from ilrec_trl.trainer.ilrec_config import ILRecConfig
 from ilrec_trl.trainer.ilrec_trainer import ILRecTrainer
-from ilrec_trl.trainer.target_packing import pack_with_targets
-from ilrec_trl.trainer.target_positions import TargetPositions
+from ilrec_trl.trainer.targets import TargetPositions, pack_with_targets
 
 
 CPU = {"output_dir": "out", "use_cpu": True, "bf16": False, "report_to": "none"}

@@ -5,9 +5,8 @@ import torch
 
 from ilrec_trl.items.item_trie import ItemTrie
 from ilrec_trl.trainer import target_rewards
-from ilrec_trl.trainer.share_cache import ShareCache
-from ilrec_trl.trainer.target_positions import TargetPositions
-from ilrec_trl.trainer.target_rewards import share_rewards
+from ilrec_trl.trainer.target_rewards import ShareCache, share_rewards
+from ilrec_trl.trainer.targets import TargetPositions
 from tests import references
 
 

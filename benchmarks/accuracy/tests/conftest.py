@@ -1,0 +1,4 @@
+"""Fixtures of the library's own tests: the tiny data folder, and the tiny model with its catalogue and rows."""
+
+from tests.pipeline.conftest import data_folder  # noqa: F401
+from tests.trainer.conftest import items, make_model, settings, tokenizer  # noqa: F401

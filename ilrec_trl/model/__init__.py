@@ -1,0 +1,1 @@
+"""What knows the inside of a transformer: layers, head rows, new tokens, adapters."""

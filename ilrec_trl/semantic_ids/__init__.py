@@ -1,0 +1,1 @@
+"""From texts or vectors to unique codes."""

@@ -1,0 +1,3 @@
+"""The tiny catalogues, tokenizers and models of the items' tests."""
+
+from tests.items.conftest import *  # noqa: F403
