@@ -66,7 +66,9 @@ def check_data(data: DataOptions, model: ModelOptions | None = None) -> None:
     _refuse(
         data,
         Rule(
-            data.data is None, _SOURCE_FIELDS, "without --data a store is generated, and this is about data of your own"
+            data.data is None,
+            _SOURCE_FIELDS,
+            "without --data a store is generated, and this is about data of your own",
         ),
         Rule(data.data is not None, _STORE_FIELDS, "--data is given, and this is about the generated store"),
         Rule(data.in_order, ["time_column", "time_unit"], "--in_order reads no times"),
