@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from trl import DPOConfig, GRPOConfig, SFTConfig, SFTTrainer
 
 from benchmarks.accuracy.command import run_command
+from benchmarks.accuracy.negative_source import NegativeSourceConfig, NegativeSourceTrainer
 from benchmarks.accuracy.preference import (
     CONFIGS,
     OWN_FIELDS,
@@ -41,12 +42,12 @@ from ilrec_trl.pipeline.options import (
 )
 from ilrec_trl.pipeline.prepare import PreparedData, input_errors
 from ilrec_trl.report.console import show
-from ilrec_trl.trainer.ilrec_config import ILRecConfig
 
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
+    from ilrec_trl.data.splits import NextItemExample
     from ilrec_trl.rewards.rewards import RewardFunc
 
 METHODS = {**train.METHODS, "dpo": "DPO", "softmax_dpo": "softmax-DPO", "grpo": "GRPO"}
@@ -77,16 +78,76 @@ def train_method(
     reward_func: RewardFunc | None = None,
 ) -> train.TrainedModel:
     """
-    [`~ilrec_trl.pipeline.train.train_method`], and `"dpo"`, `"softmax_dpo"` and `"grpo"`, which begin with SFT and go
-    on with steps of their own, together as many as SFT makes.
+    [`~ilrec_trl.pipeline.train.train_method`] for more methods: `"dpo"`, `"softmax_dpo"` and `"grpo"` begin with SFT
+    and go on with steps of their own, together as many as SFT makes; `"ilrec"` may have a `negative_source`.
     """
     if method in CONFIGS:
         return _train_preference(method, prepared, model, training, evaluation, output_dir, seed)
-    own = {name: getattr(training, name) for name in _names(TrainingOptions)}
-    options = TrainingOptions(**own | {"trainer_args": extra_arguments(method, training) or None})
+    if "negative_source" in extra_arguments(method, training):
+        return _train_negative_source(prepared, model, training, evaluation, output_dir, seed, reward_func)
+    options = _library_options(method, training)
     return train.train_method(
         method, prepared, model, options, evaluation, output_dir, seed=seed, reward_func=reward_func
     )
+
+
+def _library_options(method: str, training: ComparedTrainingOptions) -> TrainingOptions:
+    """The options without those that only the laboratory knows."""
+    own = {name: getattr(training, name) for name in _names(TrainingOptions)}
+    extra = {name: value for name, value in extra_arguments(method, training).items() if name != "negative_source"}
+    return TrainingOptions(**own | {"trainer_args": extra or None})
+
+
+def _validation(
+    prepared: PreparedData, evaluation: EvaluationOptions
+) -> tuple[list[NextItemExample] | None, list[RecommendationCallback]]:
+    """Questions that choose the epoch, and what ranks them; none where validation items are trained on."""
+    if prepared.options.train_on_validation:
+        return None, []
+    validation = sample(prepared.splits.validation, evaluation.validation_users)
+    return validation, [RecommendationCallback(evaluator_of(prepared, validation, evaluation))]
+
+
+def _train_negative_source(
+    prepared: PreparedData,
+    model: PreTrainedModel,
+    training: ComparedTrainingOptions,
+    evaluation: EvaluationOptions,
+    output_dir: str | Path,
+    seed: int,
+    reward_func: RewardFunc | None,
+) -> train.TrainedModel:
+    """ILRec with negatives from another source than the intermediate layers."""
+    validation, callbacks = _validation(prepared, evaluation)
+    source = extra_arguments("ilrec", training)["negative_source"]
+    arguments = train.trainer_arguments("ilrec", prepared, _library_options("ilrec", training), output_dir, seed)
+    with input_errors():
+        args = NegativeSourceConfig(**arguments, negative_source=source)
+    trainer = NegativeSourceTrainer(
+        model,
+        args=args,
+        train_dataset=prepared.training_rows(),
+        eval_dataset=None if validation is None else prepared.questions(validation),
+        processing_class=prepared.tokenizer,
+        callbacks=callbacks,
+        item_trie=prepared.item_trie,
+        reward_func=reward_func,
+    )
+    trainer.train()
+    trainer.save_model(str(output_dir))
+    settings = settings_of("ilrec", training, seed) | {"parameters": model.num_parameters()}
+    settings |= {"learning_rate": args.learning_rate, "intermediate_layers": list(trainer.intermediate_layers)}
+    settings |= {"cpo_beta": trainer.cpo_beta, "crr_weight": trainer.crr_weight}
+    return _trained(model, settings, trainer.state.log_history, trainer.state.best_metric)
+
+
+def _trained(
+    model: PreTrainedModel, settings: dict[str, Any], history: list[dict[str, Any]], best: float | None
+) -> train.TrainedModel:
+    """The outcome, with the epoch that validation chose, if it did."""
+    if best is not None:
+        settings = settings | {"best_epoch": train.best_epoch(history, best), "validation_ndcg@10": best}
+    return train.TrainedModel(model, settings, history)
 
 
 def _train_preference(
@@ -99,10 +160,7 @@ def _train_preference(
     seed: int,
 ) -> train.TrainedModel:
     """Some epochs of SFT, of which the last counts, then preference steps, of which the best on validation does."""
-    validation, callbacks = None, []
-    if not prepared.options.train_on_validation:
-        validation = sample(prepared.splits.validation, evaluation.validation_users)
-        callbacks.append(RecommendationCallback(evaluator_of(prepared, validation, evaluation)))
+    validation, callbacks = _validation(prepared, evaluation)
     rows = prepared.training_rows()
     sft_args, args = _both_arguments(method, prepared, training, len(rows), output_dir, seed)
     data = preference_data(method, prepared, training, args, validation)  # refused, if at all, before SFT
@@ -124,9 +182,7 @@ def _train_preference(
     for entry in trainer.state.log_history:
         step = entry["step"] + done
         history.append(entry | {"step": step, "epoch": round(step / updates, 6)})
-    if (best := trainer.state.best_metric) is not None:
-        settings |= {"best_epoch": train.best_epoch(history, best), "validation_ndcg@10": best}
-    return train.TrainedModel(model, settings, history)
+    return _trained(model, settings, history, trainer.state.best_metric)
 
 
 def _both_arguments(
@@ -172,12 +228,11 @@ def unused_fields(method: str) -> set[str]:
 
 def extra_arguments(method: str, training: ComparedTrainingOptions) -> dict[str, Any]:
     """What `trainer_args` says to this method; other methods' fields may stand there too."""
-    if method not in CONFIGS:
-        return train.extra_arguments(method, training)
     extra = mapping("trainer_args", training.trainer_args, '{"max_steps": 10}')
-    config = CONFIGS[method]
-    if unknown := sorted(set(extra) - _names(config) - _names(ILRecConfig)):
-        raise InputError(f"{config.__name__} has no field {unknown[0]!r}; remove it from trainer_args")
+    config = {"sft": SFTConfig, "ilrec": NegativeSourceConfig, **CONFIGS}[method]
+    if unknown := sorted(set(extra) - _names(config) - _names(NegativeSourceConfig)):
+        name = config.__name__ if method in CONFIGS else "ILRecConfig"
+        raise InputError(f"{name} has no field {unknown[0]!r}; remove it from trainer_args")
     return {name: value for name, value in extra.items() if name in _names(config)}
 
 
