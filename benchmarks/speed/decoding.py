@@ -5,8 +5,8 @@ Constrained beam search against the ways that are in use, on one processor:
 
 Ours, `generate` with `prefix_allowed_tokens_fn`, `generate` with a dictionary of prefixes as other projects have it,
 and two searches without any constraint: `generate`, and ours without the trie. Same model (random weights), prompts
-and beams; measured in turn. Writes benchmarks/results/decoding.csv and benchmarks/results/decoding.png. With `--compile` ours is measured
-beside itself with a compiled model, and benchmarks/results/decoding_compiled.csv is written.
+and beams; measured in turn. Writes benchmarks/results/decoding.csv and decoding.png. With `--compile` ours is measured
+beside itself with a compiled model, and decoding_compiled.csv is written there.
 """
 
 import argparse

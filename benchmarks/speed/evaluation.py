@@ -6,7 +6,8 @@ Users a second of the full-ranking evaluator, one thread a process:
 Beam search (20 beams) in batches of 64, 16 and 1, the same shared by two processes, late fusion of 50 candidates of
 the model and 50 of SASRec, and exact ranking. 10,000 items of four tokens, prompts of 20 items, a small Llama of
 random weights. Each measurement is a launch of its own, in turn; its first evaluation, not counted, warms up. Writes
-benchmarks/results/evaluation.csv. Two processes cannot be faster than one where the machine has no second core to spare.
+benchmarks/results/evaluation.csv. Two processes cannot be faster than one where the machine has no second core to
+spare.
 """
 
 import argparse

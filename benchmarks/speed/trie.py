@@ -9,7 +9,8 @@ for the continuations of 16 prompts x 20 beams, as a rectangle (what beam search
 vocabulary (what the logits processor uses); a step of the search is all of it, a small model included. A figure is the
 mean over the levels. Continuations grow with such a catalogue until every code is taken: 53 at most at the second
 level of ten thousand items, 256 of ten million. So the rectangle and the mask are also measured on full trees of ten
-children a node, of four levels (ten thousand items) to seven (ten million). Writes benchmarks/results/trie.csv and trie.png.
+children a node, of four levels (ten thousand items) to seven (ten million). Writes
+benchmarks/results/trie.csv and trie.png.
 """
 
 import argparse
