@@ -369,8 +369,7 @@ class ILRecTrainer(SFTTrainer):
         if self.crr_weight > 0:
             columns = {name: batch[name] for name in REWARD_COLUMNS if name in batch}
             shares = share_rewards(self.reward_func, columns, targets, self.item_trie, self._share_cache)  # (E,)
-        seed = int(torch.randint(2**31, ())) if self.ilrec_loss.args.negative_source == "random" else 0
-        return targets, functools.partial(self.ilrec_loss, targets=targets, shares=shares, seed=seed)
+        return targets, functools.partial(self.ilrec_loss, targets=targets, shares=shares)
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         """The parent's loss, and ILRec's terms on the same forward pass, summed over the target positions."""

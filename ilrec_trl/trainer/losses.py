@@ -83,33 +83,6 @@ def self_hard_negatives(
 
 
 @torch.no_grad()
-def random_negatives(negatives: Tensor, target_ids: Tensor, allowed: Tensor, generator: torch.Generator) -> Tensor:
-    """
-    As many negatives at each position as were mined there, drawn by chance: what mining is to be compared with.
-
-    Args:
-        negatives (`torch.Tensor` of shape `(N, V)`):
-            `True` on the mined negatives, see [`self_hard_negatives`].
-        target_ids (`torch.Tensor` of shape `(N,)`):
-            The true next tokens, which are never drawn.
-        allowed (`torch.Tensor` of shape `(N, V)` or `(1, V)`):
-            `True` where a token may be a negative.
-        generator (`torch.Generator`):
-            On the device of the tensors.
-
-    Returns:
-        `torch.Tensor` of shape `(N, V)`: `True` on the drawn tokens.
-    """
-    draws = torch.rand(negatives.shape, generator=generator, device=negatives.device)
-    draws = draws.masked_fill(~allowed, -1.0).scatter(1, target_ids[:, None], -1.0)
-    order = draws.argsort(-1, descending=True)  # (N, V)
-    ranks = torch.empty_like(order).scatter_(
-        1, order, torch.arange(order.size(1), device=order.device).expand_as(order)
-    )
-    return ranks < negatives.sum(-1, keepdim=True)
-
-
-@torch.no_grad()
 def negative_weights(layer_logits: Tensor, negatives: Tensor) -> Tensor:
     """
     How hard each negative is: the softmax of the layers' mean logits over the negatives.

@@ -8,7 +8,6 @@ from ilrec_trl.trainer.losses import (
     cross_layer_distillation_loss,
     cross_layer_preference_loss,
     negative_weights,
-    random_negatives,
     self_hard_negatives,
 )
 from tests import references
@@ -265,17 +264,3 @@ def test_no_position_gives_no_loss():
     weights = negative_weights(layers, negatives)
     assert cross_layer_preference_loss(empty, targets, weights, beta=1.0).shape == (0,)
     assert cross_layer_distillation_loss(layers, empty).shape == (0,)
-
-
-def test_random_negatives_are_as_many_as_were_mined_and_by_chance():
-    generator = torch.Generator().manual_seed(0)
-    mined = torch.tensor([[0, 1, 1, 0, 0, 0]] * 2000 + [[0, 0, 0, 0, 0, 0]] + [[1, 1, 0, 0, 0, 0]]).bool()
-    target_ids = torch.zeros(len(mined), dtype=torch.long)
-    target_ids[-1] = 2
-    allowed = torch.tensor([[1, 1, 1, 1, 1, 0]]).bool()
-    drawn = random_negatives(mined, target_ids, allowed, generator)
-    assert torch.equal(drawn.sum(-1), mined.sum(-1))
-    assert not drawn.gather(1, target_ids[:, None]).any()
-    assert not drawn[:, 5].any()
-    shares = drawn[:2000].float().mean(0)  # 2 of the 4 that are allowed and not the target
-    assert shares[1:5].tolist() == pytest.approx([0.5] * 4, abs=0.05)
