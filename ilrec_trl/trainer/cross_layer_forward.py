@@ -15,7 +15,8 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 from transformers import PreTrainedModel
 
-from ..model.model_parts import HeadRows, ModelParts, find_model_parts, normalise, project_to_logits, take_head_rows
+from ..model.head_rows import HeadRows, project_to_logits, take_head_rows
+from ..model.model_parts import ModelParts, find_model_parts, normalise
 from ._trl import FusedCausalLMOutput, load_balancing_loss
 
 
