@@ -14,6 +14,7 @@ from ilrec_trl.evaluation.evaluator import Questions, UserRanks
 from ilrec_trl.evaluation.exact_ranking import ranks_of_scores
 from ilrec_trl.evaluation.metrics import metric_values
 from ilrec_trl.evaluation.recommend import recommend
+from ilrec_trl.items.trie_arrays import check_item_scores
 from ilrec_trl.pipeline.options import EvaluationOptions, InputError
 from ilrec_trl.pipeline.prepare import PreparedData
 from ilrec_trl.report.results import MethodRanks
@@ -131,8 +132,7 @@ def candidate_scores(
     """
     assert asked.histories is not None
     collaborative = reward_func(asked.histories, user=asked.users).float().cpu()  # type: ignore[arg-type]
-    if not (collaborative.isfinite().all() and (collaborative >= 0).all() and (collaborative.sum(-1) > 0).all()):
-        raise ValueError("the reward function gave scores below 0, not finite, or all 0; see `check_reward_func`")
+    check_item_scores(collaborative, len(item_trie), len(asked.items), source="reward_func", histories=asked.histories)
     collaborative = (collaborative / collaborative.sum(-1, keepdim=True)).clamp(min=torch.finfo().tiny).log()  # (B, I)
     excluded = asked.histories if exclude_history else None
     number = min(num_candidates, len(item_trie))

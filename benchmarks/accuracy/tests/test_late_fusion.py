@@ -131,5 +131,5 @@ def test_refusals(store, options, message):
 def test_scores_that_are_no_shares_are_refused(store):
     model, tokenizer, trie, dataset = store
     for scale in (-1.0, 0.0, math.nan):
-        with pytest.raises(ValueError, match="below 0, not finite, or all 0"):
+        with pytest.raises(ValueError, match="expected finite scores of at least 0|score 0 to every item"):
             late_fusion_ranks(model, tokenizer, dataset, trie, collaborative(trie, scale), weights=[1.0])
