@@ -104,7 +104,8 @@ def _train_preference(
         sft.train()
         history, done = sft.state.log_history, sft.state.global_step
     trainer = preference_trainer(method, prepared, model, training, args, data, callbacks)
-    train.bind(callbacks, trainer)
+    for callback in callbacks:
+        callback.bind_trainer(trainer)
     trainer.train()
     trainer.save_model(str(output_dir))
     settings = settings_of(method, training, seed) | {"parameters": model.num_parameters()}

@@ -32,8 +32,9 @@ def find_model_parts(model: PreTrainedModel) -> ModelParts:
     """
     num_layers = model.config.get_text_config().num_hidden_layers
     head = model.get_output_embeddings()
+    base: Any = model.base_model
     # In a vision-language model the vision encoder may hold as many layers
-    decoder: Any = model.base_model.get_decoder()
+    decoder = base.get_decoder()
     by_depth = sorted(decoder.named_modules(), key=lambda named: named[0].count(".") if named[0] else -1)
     for _, owner in by_depth:
         for layers in owner.children():

@@ -17,7 +17,7 @@ from transformers import PreTrainedModel
 
 from ..model.head_rows import HeadRows, project_to_logits, take_head_rows
 from ..model.model_parts import ModelParts, find_model_parts, normalise
-from ._trl import FusedCausalLMOutput, load_balancing_loss
+from ._trl import FUSED_HEAD, FusedCausalLMOutput, load_balancing_loss
 
 
 @dataclass
@@ -127,7 +127,7 @@ def add_cross_layer_forward(
     # Keep the signature of the model's own forward: Trainer and `generate` read it
     @functools.wraps(type(model).forward)
     def cross_layer_forward(self, *args, groups=None, position_loss=None, labels=None, **kwargs):
-        if position_loss is None or not kwargs.pop("fused_lm_head", False):
+        if position_loss is None or not kwargs.pop(FUSED_HEAD, False):
             if labels is not None:
                 kwargs["labels"] = labels
             return trl_forward(*args, **kwargs)
