@@ -84,8 +84,8 @@ def keep_logits(logits, log_normaliser, layer_logits, tokens, start):
 
 
 def group(mask, is_target, tokens=None):
-    rows, columns = mask.nonzero(as_tuple=True)
-    return PositionGroup(rows, columns - mask.size(1), is_target, tokens)
+    rows, positions = mask.nonzero(as_tuple=True)
+    return PositionGroup(rows, positions - mask.size(1), is_target, tokens)
 
 
 def run(model, input_ids, labels, mask, **options):
