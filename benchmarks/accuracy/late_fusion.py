@@ -24,10 +24,11 @@ from ilrec_trl.evaluation.evaluator import Questions, UserRanks
 from ilrec_trl.evaluation.exact_ranking import ranks_of_scores
 from ilrec_trl.evaluation.metrics import metric_values
 from ilrec_trl.evaluation.recommend import recommend
-from ilrec_trl.pipeline.baselines import load_teacher
+from ilrec_trl.pipeline.teacher import load_teacher
 from ilrec_trl.pipeline.evaluate import load_model
+from ilrec_trl.items.trie_arrays import check_item_scores
 from ilrec_trl.pipeline.options import EvaluationOptions, InputError
-from ilrec_trl.pipeline.prepare import PreparedData
+from ilrec_trl.pipeline.prepared_data import PreparedData
 from ilrec_trl.report.console import metrics_table, show
 from ilrec_trl.report.results import MethodRanks, summarise_methods, write_ranks, write_results
 from ilrec_trl.rewards.rewards import RewardFunc, SASRecReward
@@ -161,7 +162,11 @@ class LateFusion:
         CPU: minus infinity in the first where an item is no candidate.
         """
         assert asked.histories is not None
-        collaborative = _log_shares(self.reward_func(asked.histories, user=asked.users))  # type: ignore[arg-type]
+        scores = self.reward_func(asked.histories, user=asked.users).float().cpu()  # type: ignore[arg-type]
+        check_item_scores(
+            scores, len(self.item_trie), len(asked.items), source="reward_func", histories=asked.histories
+        )
+        collaborative = (scores / scores.sum(-1, keepdim=True)).clamp(min=torch.finfo().tiny).log()  # (B, I)
         number = min(self.num_candidates, len(self.item_trie))
         excluded = asked.histories if self.exclude_history else None
         own = self._search(asked, number, exclude=excluded)
@@ -209,14 +214,6 @@ class LateFusion:
             if pairs:
                 item_index = self.item_trie.index_of([item for item, _ in pairs]).to(scores.device)
                 scores[row, item_index] = torch.tensor([score for _, score in pairs], dtype=scores.dtype)
-
-
-def _log_shares(scores: Tensor) -> Tensor:
-    """Scores `(B, I)` as log-probabilities on the CPU."""
-    scores = scores.float().cpu()
-    if not (scores.isfinite().all() and (scores >= 0).all() and (scores.sum(-1) > 0).all()):
-        raise ValueError("the reward function gave scores below 0, not finite, or all 0; see `check_reward_func`")
-    return (scores / scores.sum(-1, keepdim=True)).clamp(min=torch.finfo().tiny).log()
 
 
 def _user_ranks(questions: Questions, ranks: Sequence[tuple[float, int]]) -> UserRanks:

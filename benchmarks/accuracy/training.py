@@ -171,7 +171,8 @@ def _train_preference(
         sft.train()
         history, done = sft.state.log_history, sft.state.global_step
     trainer = preference_trainer(method, prepared, model, training, args, data, callbacks)
-    train.bind(callbacks, trainer)
+    for callback in callbacks:
+        callback.bind_trainer(trainer)
     trainer.train()
     trainer.save_model(str(output_dir))
     updates = updates_of(sft_args, len(rows))  # in an epoch

@@ -182,7 +182,7 @@ def _score_range(arrays: TrieArrays, decoder: PromptDecoder, first: int, last: i
     result = scores.new_empty(batch, last - first)
     for level in range(arrays.depth):
         tokens, children, real = (x.expand(batch, -1, -1) for x in arrays.padded_children(nodes, level))  # (B, W, C)
-        shares = log_probabilities(decoder.logits, decoder.columns(tokens), real, normalise)
+        shares = log_probabilities(decoder.logits, decoder.token_indices(tokens), real, normalise)
         # Those that reach into this range of items; the others belong to neighbouring chunks.
         inside = real[0] & (arrays.item_end[children[0]] > first) & (arrays.item_start[children[0]] < last)
         parents, places = inside.nonzero(as_tuple=True)  # (E,)

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from .item_ids import ItemId, ItemIds
-from .trie_arrays import TrieArrays, check_item_scores
+from .trie_arrays import TrieArrays, check_item_scores, score_rows
 from .trie_building import build_trie_arrays, load_trie, pad_sequences, save_trie
 
 
@@ -255,7 +255,8 @@ class ItemTrie:
         self.check_vocab_size(vocab_size)
         trie = self.to(item_scores.device)
         nodes = trie.nodes(prefixes).to(item_scores.device)
-        rows = check_item_scores(item_scores, len(self), len(nodes), rows)
+        check_item_scores(item_scores, len(self))
+        rows = score_rows(rows, len(nodes), item_scores)
         edge_rows, tokens, shares = trie.arrays.child_shares(item_scores, nodes, rows)  # (E,)
         rewards = torch.zeros(len(nodes), vocab_size, dtype=torch.float32, device=nodes.device)  # (N, V)
         rewards[edge_rows, tokens] = shares.float()

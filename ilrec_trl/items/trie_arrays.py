@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -296,22 +297,55 @@ def ragged_ranges(starts: Tensor, counts: Tensor, total: int | None = None) -> t
     return rows, torch.arange(len(rows), device=rows.device) + offsets[rows]
 
 
-def check_item_scores(item_scores: Tensor, num_items: int, num_prefixes: int, rows: Tensor | None) -> Tensor:
-    """Refuse scores of another shape, negative or not finite ones; return the row `(N,)` that each prefix reads."""
-    if item_scores.dim() != 2 or item_scores.shape[1] != num_items:
+def check_item_scores(
+    scores: Tensor,
+    num_items: int,
+    num_rows: int | None = None,
+    *,
+    source: str = "item_scores",
+    histories: Sequence[Any] | None = None,
+) -> None:
+    """
+    Refuse item scores that a loss or a ranking cannot use.
+
+    Args:
+        scores (`torch.Tensor` of shape `(B, I)`):
+            The scores.
+        num_items (`int`), num_rows (`int`, *optional*):
+            I, and B where it is known.
+        source (`str`, *optional*, defaults to `"item_scores"`):
+            What gave the scores, for the message.
+        histories (`list`, *optional*):
+            History of each row. A row whose scores are all 0 is then refused, too.
+
+    Raises:
+        ValueError: For another shape, scores that are negative or not finite, or a history without a score above 0.
+    """
+    rows = "B" if num_rows is None else num_rows
+    if scores.dim() != 2 or scores.shape[1] != num_items or num_rows not in (None, len(scores)):
         raise ValueError(
-            f"Got item scores of shape {tuple(item_scores.shape)}, expected (B, {num_items}): one column for each "
-            "item in the order of `ItemTrie.item_ids`."
+            f"{source} has shape {tuple(scores.shape)}, expected ({rows}, {num_items}): one score for each item in "
+            "the order of `ItemTrie.item_ids`."
         )
     # The extremes first, in one pass without a mask of that size; a comparison with NaN is False
-    low, high = item_scores.aminmax() if item_scores.numel() else item_scores.new_zeros(2)
+    low, high = scores.aminmax() if scores.numel() else scores.new_zeros(2)
     if not (low >= 0) & (high < torch.inf):
-        wrong = ~(item_scores.isfinite() & (item_scores >= 0))
-        row, column = wrong.nonzero()[0].tolist()
+        wrong = ~(scores.isfinite() & (scores >= 0))
+        row, item_index = wrong.nonzero()[0].tolist()
         raise ValueError(
-            f"Got item score {item_scores[row, column].item()} at row {row}, column {column} ({int(wrong.sum())} such "
-            "scores), expected finite, non-negative ones. Return probabilities, not logits."
+            f"{source} has score {scores[row, item_index].item()} at row {row}, column {item_index} "
+            f"({int(wrong.sum())} such scores), expected finite scores of at least 0. Return probabilities, not "
+            "logits, for example with a softmax."
         )
+    if histories is not None and len(empty := (scores.sum(-1) == 0).nonzero()):
+        raise ValueError(
+            f"{source} gives score 0 to every item for history {histories[int(empty[0])]}, expected a score above 0 "
+            "for some item. Where nothing is known, return item popularity."
+        )
+
+
+def score_rows(rows: Tensor | None, num_prefixes: int, item_scores: Tensor) -> Tensor:
+    """The row of `item_scores` `(B, I)` that each prefix reads, `(N,)`: `rows`, or by default one after the other."""
     if rows is None:
         rows = torch.arange(num_prefixes, device=item_scores.device)
     if len(rows) != num_prefixes or (len(rows) and not 0 <= int(rows.min()) <= int(rows.max()) < len(item_scores)):
@@ -319,4 +353,4 @@ def check_item_scores(item_scores: Tensor, num_items: int, num_prefixes: int, ro
             f"Got {num_prefixes} prefixes for {len(item_scores)} rows of item scores. Pass `rows`, one valid row "
             "index for each prefix."
         )
-    return rows.to(item_scores.device)  # (N,)
+    return rows.to(item_scores.device)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -34,7 +34,7 @@ from .teacher import Teacher, teacher_reward
 
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel, Trainer
+    from transformers import PreTrainedModel
 
     from ..rewards.rewards import RewardFunc
 
@@ -181,7 +181,8 @@ def train_method(
         args = (SFTConfig if method == "sft" else ILRecConfig)(**arguments)
     if method == "sft":
         trainer = SFTTrainer(args=args, **common)
-        bind(callbacks, trainer)
+        for callback in callbacks:  # as ILRecTrainer does itself
+            callback.bind_trainer(trainer)
     else:
         trainer = ILRecTrainer(args=args, item_trie=prepared.item_trie, reward_func=reward_func, **common)
     trainer.train()
@@ -195,12 +196,6 @@ def train_method(
         settings |= {"cpo_beta": trainer.cpo_beta, "crr_weight": trainer.crr_weight}
         settings["intermediate_layers"] = list(trainer.intermediate_layers)
     return TrainedModel(METHODS[method], model, settings, trainer.state.log_history)
-
-
-def bind(callbacks: Sequence[RecommendationCallback], trainer: Trainer) -> None:
-    """So that their figures are logged; ILRecTrainer does it itself."""
-    for callback in callbacks:
-        callback.trainer = trainer
 
 
 def trainer_arguments(

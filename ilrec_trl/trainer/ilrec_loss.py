@@ -89,7 +89,7 @@ class ILRecLoss:
         args, block = self.args, slice(start, start + len(logits))
         mean_logits = logits.detach().mean(-1) if args.cpo_penalty == "multiplicative" else None  # (n,), of all tokens
         logits = logits if tokens is None else logits.index_select(1, tokens)  # (n, R)
-        target_ids = targets.columns[block].to(logits.device)  # (n,)
+        target_ids = targets.token_indices[block].to(logits.device)  # (n,)
         continuations, rewards = self._look_up(targets, block, logits, shares)  # (n, R) each
         allowed = self.candidates(continuations, logits)
         negatives, ensemble = self.mine(layer_logits.detach(), logits, target_ids, allowed, start)

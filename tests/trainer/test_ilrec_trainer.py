@@ -410,8 +410,8 @@ def test_rewards_without_histories_are_refused(make_model, settings, dataset, to
 @pytest.mark.parametrize(
     ("scores", "message"),
     [
-        (torch.ones(1, 2), r"scores of shape \(1, 2\) for 1 histories; expected \(1, 30\)"),
-        (torch.full((1, 30), -1.0), "negative or not finite"),
+        (torch.ones(1, 2), r"has shape \(1, 2\), expected \(1, 30\)"),
+        (torch.full((1, 30), -1.0), "score -1.0 at row 0, column 0"),
         (torch.zeros(1, 30), "score 0 to every item"),
     ],
 )

@@ -116,30 +116,30 @@ def test_a_constant_on_all_logits_changes_nothing(batch, penalty):
 
 @pytest.mark.parametrize("penalty", ["additive", "multiplicative"])
 @pytest.mark.parametrize("scale", [1.0, 40.0])
-def test_some_columns_beside_the_normaliser_of_all_are_enough(batch, penalty, scale):
-    """CPO and CRR, in value and gradient, where target and negatives are among the columns."""
+def test_some_tokens_beside_the_normaliser_of_all_are_enough(batch, penalty, scale):
+    """CPO and CRR, in value and gradient, where target and negatives are among these tokens."""
     layers, last, targets, _, rewards = batch
-    columns = torch.tensor([0, 3, 4, 7, 8, 10])
+    tokens = torch.tensor([0, 3, 4, 7, 8, 10])
     seen = torch.zeros(1, V, dtype=torch.bool)
-    seen[:, columns] = True
+    seen[:, tokens] = True
     negatives = self_hard_negatives(layers, last, targets, threshold=0.3, allowed=seen)
     weights = negative_weights(layers, negatives)
     whole, part = (last * scale).requires_grad_(), (last * scale).requires_grad_()
     expected = cross_layer_preference_loss(whole, targets, weights, beta=3.0, penalty=penalty)
     expected = expected + collaborative_reward_loss(whole, targets, negatives, rewards)
-    places = torch.searchsorted(columns, targets)
+    token_indices = torch.searchsorted(tokens, targets)
     normaliser = part.logsumexp(-1)
     loss = cross_layer_preference_loss(
-        part[:, columns],
-        places,
-        weights[:, columns],
+        part[:, tokens],
+        token_indices,
+        weights[:, tokens],
         beta=3.0,
         penalty=penalty,
         log_normaliser=normaliser,
         mean_logits=part.detach().mean(-1),
     )
     loss = loss + collaborative_reward_loss(
-        part[:, columns], places, negatives[:, columns], rewards[:, columns], log_normaliser=normaliser
+        part[:, tokens], token_indices, negatives[:, tokens], rewards[:, tokens], log_normaliser=normaliser
     )
     torch.testing.assert_close(loss, expected)
     loss.sum().backward()

@@ -13,7 +13,7 @@ from ilrec_trl.cli import main as ilrec
 from ilrec_trl.evaluation.evaluator import RecommendationEvaluator, UserRanks
 from ilrec_trl.evaluation.exact_ranking import rank_items
 from ilrec_trl.evaluation.recommend import recommend
-from ilrec_trl.pipeline.baselines import load_teacher, train_teacher
+from ilrec_trl.pipeline.teacher import load_teacher, train_teacher
 from ilrec_trl.pipeline.options import DataOptions, EvaluationOptions, InputError, ModelOptions, TeacherOptions
 from ilrec_trl.pipeline.prepare import prepare
 from ilrec_trl.pipeline.train import build_model
@@ -130,7 +130,7 @@ def test_refusals(store, weights, options, message):
 def test_scores_that_are_no_shares_are_refused(store):
     model, tokenizer, trie, dataset = store
     for scale in (-1.0, 0.0, math.nan):
-        with pytest.raises(ValueError, match="below 0, not finite, or all 0"):
+        with pytest.raises(ValueError, match="expected finite scores of at least 0|score 0 to every item"):
             LateFusion(model, tokenizer, trie, collaborative(trie, scale)).ranks(dataset, [1.0])
 
 
