@@ -146,30 +146,3 @@ def write_minionerec(folder: str | Path, category: str, index: Index, items: Map
     write_lc_rec(folder, index, items, category)
     (Path(folder) / "info").mkdir(exist_ok=True)
     (Path(folder) / "info" / f"{category}.txt").write_text("".join(lines), encoding="utf-8")
-
-
-def read_minionerec_info(path: str | Path) -> tuple[dict[str, list[str]], dict[str, str]]:
-    """
-    Read MiniOneRec's info file.
-
-    Args:
-        path (`str` or `Path`): Lines of semantic ID, title and item id, with tabs between.
-
-    Returns:
-        `tuple`: `{item: tokens}` and `{item: title}`.
-
-    Raises:
-        ValueError: Names the line that has another form, or whose item was there before.
-    """
-    index: dict[str, list[str]] = {}
-    titles: dict[str, str] = {}
-    # `\n` alone ends a line: a title may hold what `splitlines` takes for an end
-    for number, line in enumerate(Path(path).read_text(encoding="utf-8").removesuffix("\n").split("\n"), 1):
-        fields = line.split("\t")
-        tokens = fields[0].replace("><", "> <").split()
-        if len(fields) != 3 or not tokens or not all(token[0] == "<" and token[-1] == ">" for token in tokens):
-            raise ValueError(f"{path}, line {number}: got {line!r}, expected '<a_1><b_2>', title and item id by tabs.")
-        if fields[2] in index:
-            raise ValueError(f"{path}, line {number}: item {fields[2]!r} is there before.")
-        index[fields[2]], titles[fields[2]] = tokens, fields[1]
-    return index, titles

@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..data.interactions import Interactions
-from ..data.prompt_renderer import Prompt, PromptRenderer, tokenize_rows
+from ..data.prompt_renderer import PromptRenderer
+from ..data.prompt_tokens import Prompt, tokenize_prompts, tokenize_rows
 from ..data.prompts import next_item_dataset, sequence_dataset
 from ..data.splits import NextItemExample, Splits
 from ..data.synthetic import generate_store
@@ -155,7 +156,7 @@ def longest_row(options: DataOptions, renderer: PromptRenderer, item_trie: ItemT
         for variant in range(len(renderer.templates))
         for item in (by_text, by_tokens)
     ]
-    longest = max(map(len, tokenize_rows(tokenizer, prompts, None, kwargs))) + item_trie.depth
+    longest = max(map(len, tokenize_prompts(tokenizer, prompts, kwargs))) + item_trie.depth
     if options.conversational:
         completions = [renderer.as_completion(catalog.text(by_tokens))] * len(prompts)
         longest = max(map(len, tokenize_rows(tokenizer, prompts, completions, kwargs)))
