@@ -396,7 +396,7 @@ class TargetPositions:
         if item_trie is not None:
             targets._locate(item_trie, target_prefixes(input_ids, offsets, places, item_trie.depth))
         if vocabulary is not None:
-            targets.columns = vocabulary.column_of_token[target_ids]
+            targets.columns = vocabulary.index_of_token[target_ids]
         return targets
 
     def _locate(self, item_trie: ItemTrie, prefixes: Tensor) -> None:
@@ -417,4 +417,4 @@ class TargetPositions:
         arrays = item_trie.to(self.nodes.device).arrays
         num_edges = self.edge_bounds[block.stop] - self.edge_bounds[block.start]
         rows, tokens, _ = arrays.children(self.nodes[block], num_edges)
-        return rows, tokens if self.vocabulary is None else self.vocabulary.column_of_token[tokens]
+        return rows, tokens if self.vocabulary is None else self.vocabulary.index_of_token[tokens]
