@@ -15,7 +15,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from .columns import encode, offsets_of
-from .raw_rows import BadRows, RawRows
+from .raw_rows import BadRows, JsonPairs, RawRows
 from .text_rows import open_bytes, read_delimited
 
 
@@ -27,13 +27,13 @@ def read_lc_rec(path: Path) -> RawRows:
     with open_bytes(path) as file:
         text = file.read()
     try:
-        pairs = json.loads(text.decode("utf-8"), object_pairs_hook=_Pairs)
+        pairs = json.loads(text.decode("utf-8"), object_pairs_hook=JsonPairs)
     except UnicodeDecodeError as error:
         line = text.count(b"\n", 0, error.start) + 1
         raise ValueError(f"{path.name}, line {line}: not UTF-8 ({error.reason} at byte {error.start}).") from error
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{path.name} is not JSON: {error}") from error
-    if not isinstance(pairs, _Pairs) or not all(type(items) is list for _, items in pairs):
+    if not isinstance(pairs, JsonPairs) or not all(type(items) is list for _, items in pairs):
         raise ValueError(f"{path.name} is not of the form {{user: [item, ...]}}; write one list of items a user.")
     users = [user for user, _ in pairs]
     if len(set(users)) < len(users):
@@ -58,13 +58,9 @@ def read_lc_rec(path: Path) -> RawRows:
     try:
         names, codes = pa.array(users, pa.string()), pa.array(list(map(str, items)), pa.string())
     except UnicodeEncodeError as error:
-        raise ValueError(f"{path.name}: {error.object!r} is no text that UTF-8 can hold.") from error
+        raise ValueError(f"{path.name}: {error.object!r} is not valid UTF-8; correct it.") from error
     user_column = pa.DictionaryArray.from_arrays(pa.array(rows[good], pa.int32()), names)
     return RawRows(pa.table({"user": user_column, "item": codes}), bad, lambda places: label(good[places]))
-
-
-class _Pairs(list[tuple[str, Any]]):
-    """Entries of an object, repeated ones included."""
 
 
 def read_mini_one_rec(paths: dict[str, Path]) -> RawRows:

@@ -180,20 +180,12 @@ class ItemTrie:
         """Token sequence of an item, with the end token if the trie has one."""
         return self.arrays.path(int(self.leaf_of([item_id])))
 
-    def child(self, nodes: Tensor, tokens: Tensor) -> Tensor:
-        """Nodes `(N,)` reached from `nodes` `(N,)` by `tokens` `(N,)`; -1 where there is none."""
-        return self.to(nodes.device).arrays.child(nodes, tokens)
-
     def children(self, nodes: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """
         All continuations of nodes `(N,)`: row `n`, token and child node of each edge, each `(E,)`, by row and token.
         Leaves and -1 have none.
         """
         return self.to(nodes.device).arrays.children(nodes)
-
-    def is_leaf(self, nodes: Tensor) -> Tensor:
-        """Whether each of `nodes` `(N,)` is a complete item; False for -1."""
-        return self.to(nodes.device).arrays.is_leaf(nodes)
 
     def locate(self, prefixes: Tensor) -> Tensor:
         """Nodes `(N,)` of prefixes `(N, D)`, each row padded with -1 at its end; -1 for a prefix of no item."""

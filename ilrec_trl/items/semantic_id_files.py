@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from ..data.text_rows import open_bytes
 from .titles import clean_title
 
 
@@ -49,8 +50,6 @@ def read_index(path: str | Path) -> dict[str, list[str]]:
 
 def read_json(path: str | Path) -> dict[str, Any]:
     """Read a JSON object, plain or compressed, whose keys are item ids."""
-    from ..data.text_rows import open_bytes
-
     path = Path(path)
     with open_bytes(path) as file:
         try:
