@@ -43,12 +43,9 @@ class Columns:
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Columns):
             return NotImplemented
-        if self.times is None or other.times is None:
-            same_times = self.times is other.times
-        else:
-            same_times = np.array_equal(self.times, other.times)
+        mine, theirs = self.times, other.times
         return (
-            same_times
+            (mine is theirs if mine is None or theirs is None else np.array_equal(mine, theirs))
             and self.users.equals(other.users)
             and self.items.equals(other.items)
             and np.array_equal(self.offsets, other.offsets)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from pathlib import Path
 
 from .columns import MARKER, Columns, load_columns
@@ -67,7 +67,7 @@ def find_format(source: str | Path, format: str | None = None) -> str:
     raise FileNotFoundError(f'There is no file or folder {path}; a data set of the Hub needs format="hub".')
 
 
-def needed_columns(names: list[str], columns: dict[str, str], in_order: bool, rated: bool) -> dict[str, str]:
+def needed_columns(names: list[str], columns: Mapping[str, str], in_order: bool, rated: bool) -> dict[str, str]:
     """The column of each role that is needed, among columns of the given names."""
     needed = ["user", "item", *([] if in_order else ["time"]), *(["rating"] if rated else [])]
     hints = {"time": ", or pass in_order=True if each user's rows are in time order already"}

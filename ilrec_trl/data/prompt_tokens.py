@@ -47,7 +47,7 @@ def tokenize_rows(
 ) -> list[list[int]]:
     """Token ids of prompts with their completions, as they are trained on. A text ends with the end token."""
     end = tokenizer.eos_token or ""
-    rows: Any = (prompt + completion for prompt, completion in zip(prompts, completions, strict=True))  # type: ignore[operator]
+    rows = (prompt + completion for prompt, completion in zip(prompts, completions, strict=True))  # type: ignore[operator]
     ended = (row + end if isinstance(row, str) and not row.endswith(end) else row for row in rows)
     return _encode(tokenizer, ended, chat_template_kwargs)
 
@@ -87,19 +87,13 @@ def tokenize_completions(
 def _encode(
     tokenizer: PreTrainedTokenizerBase, rows: Iterable[Prompt], chat_template_kwargs: dict[str, Any] | None
 ) -> list[list[int]]:
+    """Token ids of texts and conversations, which may be mixed."""
+    options: dict[str, Any] = {"tokenize": True, "return_dict": True, **(chat_template_kwargs or {})}
     encoded: list[list[int]] = []
     for is_text, alike in groupby(rows, lambda row: isinstance(row, str)):
+        batch: Any
         while batch := list(islice(alike, BATCH_ROWS)):
-            output: Any
-            if is_text:
-                output = tokenizer(text=batch)  # type: ignore[arg-type]
-            else:
-                output = tokenizer.apply_chat_template(
-                    batch,  # type: ignore[arg-type]
-                    tokenize=True,
-                    return_dict=True,
-                    **(chat_template_kwargs or {}),
-                )
+            output: Any = tokenizer(text=batch) if is_text else tokenizer.apply_chat_template(batch, **options)
             encoded += output["input_ids"]
     return encoded
 

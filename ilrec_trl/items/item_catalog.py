@@ -31,14 +31,11 @@ class ItemCatalog:
     `kind` says which of them `texts` are. Several items may have one title or one semantic ID.
 
     Args:
-        item_ids (`list[str]`):
-            Distinct ids.
-        texts (`list[str]`, *optional*):
-            Titles, one per item. Not needed with `semantic_ids`, whose tokens are joined.
-        semantic_ids (`list[list[str]]`, *optional*):
-            Tokens such as `["<a_12>", "<b_3>"]`, one list per item.
-        kind (`"semantic_ids"` or `"titles"`, *optional*):
-            What names an item. By default titles where `texts` are given and are not the joined semantic IDs.
+        item_ids (`list[str]`): Distinct ids.
+        texts (`list[str]`, *optional*): Titles, one per item. Not needed with `semantic_ids`, whose tokens are joined.
+        semantic_ids (`list[list[str]]`, *optional*): Tokens such as `["<a_12>", "<b_3>"]`, one list per item.
+        kind (`"semantic_ids"` or `"titles"`, *optional*): What names an item. By default titles where `texts` are
+            given and are not the joined semantic IDs.
 
     Example:
 
@@ -103,11 +100,10 @@ class ItemCatalog:
         Read a folder as LC-Rec publishes it.
 
         Args:
-            folder (`str` or `Path`):
-                Holds `index.json` (semantic IDs) or `item.json` (titles), or both; also as `<data set>.index.json`,
-                and with `.gz`.
-            kind (`"semantic_ids"` or `"titles"`, *optional*, defaults to `"semantic_ids"`):
-                What names an item. The other one is read too if the folder has it for the same items.
+            folder (`str` or `Path`): Holds `index.json` (semantic IDs) or `item.json` (titles), or both; also as
+                `<data set>.index.json`, and with `.gz`.
+            kind (`"semantic_ids"` or `"titles"`, *optional*, defaults to `"semantic_ids"`): What names an item. The
+                other one is read too if the folder has it for the same items.
         """
         return cls(*read_lc_rec(folder, kind), kind)
 
@@ -141,10 +137,9 @@ class ItemCatalog:
         Build a new trie for it: `catalog.with_items(items).trie(tokenizer)`.
 
         Args:
-            items ([`ItemCatalog`]):
-                The new items. They have titles, semantic IDs or both, as this catalogue does.
-            new_tokens (`bool`, *optional*, defaults to `False`):
-                Allow semantic IDs with tokens that this catalogue lacks; `add_tokens` and training must follow.
+            items ([`ItemCatalog`]): The new items. They have titles, semantic IDs or both, as this catalogue does.
+            new_tokens (`bool`, *optional*, defaults to `False`): Allow semantic IDs with tokens that this catalogue
+                lacks; `add_tokens` and training must follow.
 
         Raises:
             ValueError: for items that are in the catalogue already, lack titles or semantic IDs that it holds, or have
@@ -197,12 +192,10 @@ class ItemCatalog:
         The same items with distinct titles. Items of equal titles would share one place in a ranking.
 
         Args:
-            brands (`dict[str, str]`, *optional*):
-                Brand of each item where it is known. It is appended to titles that several items have. Titles that are
-                still equal are numbered from the second item on.
+            brands (`dict[str, str]`, *optional*): Brand of each item where it is known. It is appended to titles that
+                several items have. Titles that are still equal are numbered from the second item on.
         """
-        titles = distinct_titles(self._titles_by_id(), brands)
-        return ItemCatalog(self.item_ids, list(titles.values()), self.semantic_ids, self.kind)
+        return self._with_titles(distinct_titles(self._titles_by_id(), brands))
 
     def with_short_titles(self, tokenizer: PreTrainedTokenizerBase, max_title_tokens: int) -> ItemCatalog:
         """
@@ -216,8 +209,7 @@ class ItemCatalog:
         def count_tokens(texts: list[str]) -> list[int]:
             return list(map(len, tokenize_completions(tokenizer, texts, "\n"))) if texts else []
 
-        titles = shortened_titles(self._titles_by_id(), count_tokens, max_title_tokens)
-        return ItemCatalog(self.item_ids, list(titles.values()), self.semantic_ids, self.kind)
+        return self._with_titles(shortened_titles(self._titles_by_id(), count_tokens, max_title_tokens))
 
     def add_tokens(
         self,
@@ -233,18 +225,16 @@ class ItemCatalog:
         rows of the head.
 
         Args:
-            tokenizer (`PreTrainedTokenizerBase`):
-                The model's tokenizer, which is changed in place.
-            model (`PreTrainedModel`, *optional*):
-                Model whose embeddings grow if they have too few rows; spare rows and padding stay. Pass it with its
-                own tokenizer, before PEFT or a trainer wraps it. Its linear layers may be quantised.
-            initialise (`"item_texts"`, `"mean"` or `"random"`, *optional*):
-                Initial values of new rows. `"item_texts"`: the mean of the rows of the tokens in the titles of all
-                items whose semantic ID holds the new token, scaled to the usual distance from the mean row. `"mean"`:
-                the mean row with a little noise. `"random"`: a random direction at the usual distance from the mean
-                row. Defaults to `"item_texts"` if the catalogue has titles, otherwise to `"random"`.
-            seed (`int`, *optional*, defaults to `0`):
-                Seed of the noise that keeps new rows distinct.
+            tokenizer (`PreTrainedTokenizerBase`): The model's tokenizer, which is changed in place.
+            model (`PreTrainedModel`, *optional*): Model whose embeddings grow if they have too few rows; spare rows
+                and padding stay. Pass it with its own tokenizer, before PEFT or a trainer wraps it. Its linear layers
+                may be quantised.
+            initialise (`"item_texts"`, `"mean"` or `"random"`, *optional*): Initial values of new rows.
+                `"item_texts"`: the mean of the rows of the tokens in the titles of all items whose semantic ID holds
+                the new token, scaled to the usual distance from the mean row. `"mean"`: the mean row with a little
+                noise. `"random"`: a random direction at the usual distance from the mean row. Defaults to
+                `"item_texts"` if the catalogue has titles, otherwise to `"random"`.
+            seed (`int`, *optional*, defaults to `0`): Seed of the noise that keeps new rows distinct.
 
         Returns:
             `list[int]`: ids of `tokens`, which [`item_token_settings`] and [`check_item_tokens_train`] take.
@@ -274,16 +264,14 @@ class ItemCatalog:
         Token ids of every item's text as it is tokenized after a prompt, without special tokens or an end token.
 
         Args:
-            tokenizer (`PreTrainedTokenizerBase`):
-                The model's.
-            prompt (`str` or `list[dict]`, *optional*):
-                Any prompt of the data set, text or conversation. Only its end matters: some tokenizers write the first
-                word differently after a space, a line break or the mark of a chat template. Defaults to the end of the
-                default templates: a line break before titles, nothing before semantic IDs.
-            chat_template_kwargs (`dict`, *optional*):
-                As in [`recommend`].
-            max_title_tokens (`int`, *optional*, defaults to `512`):
-                Longer titles are refused: models do not learn them by heart, and beam search takes one step per token.
+            tokenizer (`PreTrainedTokenizerBase`): The model's.
+            prompt (`str` or `list[dict]`, *optional*): Any prompt of the data set, text or conversation. Only its end
+                matters: some tokenizers write the first word differently after a space, a line break or the mark of a
+                chat template. Defaults to the end of the default templates: a line break before titles, nothing before
+                semantic IDs.
+            chat_template_kwargs (`dict`, *optional*): As in [`recommend`].
+            max_title_tokens (`int`, *optional*, defaults to `512`): Longer titles are refused: models do not learn
+                them by heart, and beam search takes one step per token.
 
         Raises:
             ValueError: if a token of a semantic ID is not one entry of the tokenizer, a title is too long or holds a
@@ -332,9 +320,8 @@ class ItemCatalog:
         Build a tokenizer of this catalogue alone, for a small model that is trained from scratch.
 
         Args:
-            vocab_size (`int`, *optional*, defaults to `4096`):
-                Number of entries of the byte-level BPE that is trained on titles. Semantic IDs have one entry for each
-                token, whatever the number.
+            vocab_size (`int`, *optional*, defaults to `4096`): Number of entries of the byte-level BPE that is trained
+                on titles. Semantic IDs have one entry for each token, whatever the number.
 
         Returns:
             `PreTrainedTokenizerFast`: with `<pad>`, `<eos>` and `<unk>` as tokens 0, 1 and 2.
@@ -391,6 +378,9 @@ class ItemCatalog:
         if self.titles is None:
             raise ValueError("The catalogue holds no titles. Pass `texts` as well.")
         return dict(zip(self.item_ids, self.titles, strict=True))
+
+    def _with_titles(self, titles: dict[str, str]) -> ItemCatalog:
+        return ItemCatalog(self.item_ids, list(titles.values()), self.semantic_ids, self.kind)
 
 
 def _check_semantic_ids(

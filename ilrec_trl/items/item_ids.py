@@ -25,10 +25,8 @@ class ItemIds(Sequence[ItemId]):
     bisection, so that ten million ids take 8 to 20 bytes each, and 4 more for the search.
 
     Args:
-        values (`list[str | int]` or `np.ndarray` of shape `(I,)`):
-            Distinct ids.
-        order (`np.ndarray` of shape `(I,)`, *optional*):
-            Indices that sort `values`, if they are known.
+        values (`list[str | int]` or `np.ndarray` of shape `(I,)`): Distinct ids.
+        order (`np.ndarray` of shape `(I,)`, *optional*): Indices that sort `values`, if they are known.
     """
 
     def __init__(self, values: list[ItemId] | NDArray[Any], order: NDArray[np.int32] | None = None) -> None:

@@ -34,12 +34,10 @@ class ItemTrie:
     Build it with [`ItemTrie.from_sequences`] or, for millions of items, [`ItemTrie.from_arrays`].
 
     Args:
-        item_ids (`list[str | int]` or `ItemIds`):
-            Distinct ids in trie order, one per item.
-        arrays (`TrieArrays`):
-            Nodes and item ranges.
-        end_token_id (`int`, *optional*):
-            Token that every sequence ends with, or `None` when sequences end by themselves.
+        item_ids (`list[str | int]` or `ItemIds`): Distinct ids in trie order, one per item.
+        arrays (`TrieArrays`): Nodes and item ranges.
+        end_token_id (`int`, *optional*): Token that every sequence ends with, or `None` when sequences end by
+            themselves.
 
     Example:
 
@@ -71,10 +69,9 @@ class ItemTrie:
         Build the trie from token sequences.
 
         Args:
-            sequences (`dict[str | int, list[int]]`):
-                Token ids of every item. Items may share a sequence.
-            end_token_id (`int`, *optional*):
-                Appended to every sequence. Needed if sequences differ in length, as those of titles do.
+            sequences (`dict[str | int, list[int]]`): Token ids of every item. Items may share a sequence.
+            end_token_id (`int`, *optional*): Appended to every sequence. Needed if sequences differ in length, as
+                those of titles do.
 
         Raises:
             ValueError: for an empty catalogue or sequence, a negative token, a sequence that holds `end_token_id`, or
@@ -92,12 +89,10 @@ class ItemTrie:
         Build the trie of a large catalogue from arrays, without a Python object for each item.
 
         Args:
-            item_ids (`range` or `np.ndarray` of shape `(I,)`):
-                Distinct integers or strings. They are kept as an array, and `trie.item_ids` reads from it.
-            tokens (`np.ndarray` of shape `(I, D)`):
-                Token ids of every item, rows padded with -1 at their end.
-            end_token_id (`int`, *optional*):
-                As in [`ItemTrie.from_sequences`].
+            item_ids (`range` or `np.ndarray` of shape `(I,)`): Distinct integers or strings. They are kept as an
+                array, and `trie.item_ids` reads from it.
+            tokens (`np.ndarray` of shape `(I, D)`): Token ids of every item, rows padded with -1 at their end.
+            end_token_id (`int`, *optional*): As in [`ItemTrie.from_sequences`].
 
         Raises:
             TypeError: for tokens that are no integers, or ids that are neither integers nor strings.
@@ -204,10 +199,8 @@ class ItemTrie:
         Tokens that can follow each prefix in some item.
 
         Args:
-            prefixes (`list[list[int]]` or `torch.Tensor` of shape `(N, D)` or `(N,)`):
-                Prefixes, or their nodes.
-            vocab_size (`int`):
-                Width of the mask: the model's logits, not the tokenizer's length.
+            prefixes (`list[list[int]]` or `torch.Tensor` of shape `(N, D)` or `(N,)`): Prefixes, or their nodes.
+            vocab_size (`int`): Width of the mask: the model's logits, not the tokenizer's length.
 
         Returns:
             `torch.Tensor` of shape `(N, V)` and type bool. The row of a complete item, or of a prefix of no item, is
@@ -231,14 +224,12 @@ class ItemTrie:
         Source: ILRec (arXiv 2602.17410), collaborative reward regularisation.
 
         Args:
-            item_scores (`torch.Tensor` of shape `(B, I)`):
-                Non-negative scores in the order of `item_ids`. Any scale will do, since each prefix is normalised.
-            prefixes (`list[list[int]]` or `torch.Tensor` of shape `(N, D)` or `(N,)`):
-                Prefixes, or their nodes.
-            vocab_size (`int`):
-                Size V of the result.
-            rows (`torch.Tensor` of shape `(N,)`, *optional*):
-                Row of `item_scores` that each prefix reads. By default prefix `n` reads row `n`.
+            item_scores (`torch.Tensor` of shape `(B, I)`): Non-negative scores in the order of `item_ids`. Any scale
+                will do, since each prefix is normalised.
+            prefixes (`list[list[int]]` or `torch.Tensor` of shape `(N, D)` or `(N,)`): Prefixes, or their nodes.
+            vocab_size (`int`): Size V of the result.
+            rows (`torch.Tensor` of shape `(N,)`, *optional*): Row of `item_scores` that each prefix reads. By default
+                prefix `n` reads row `n`.
 
         Returns:
             `torch.Tensor` of shape `(N, V)` and type float32. Each row sums to 1. It is 0 if no item is below the

@@ -1,4 +1,4 @@
-"""Semantic IDs as LC-Rec's and MiniOneRec's programs read and write them."""
+"""Files of semantic IDs in the formats of LC-Rec and MiniOneRec."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ def write_lc_rec(
     Write `index.json` and `item.json`, as LC-Rec has them.
 
     Args:
-        folder (`str` or `Path`): Made where it is missing.
+        folder (`str` or `Path`): Made if it does not exist.
         index (`dict[str, list[str]]`): `{item: ["<a_1>", "<b_2>", ...]}`.
-        items (`dict[str, dict]`, *optional*): `{item: {"title": ..., ...}}`. Without it no `item.json` is written.
-        name (`str`, *optional*): Data set; the files are then `<name>.index.json` and `<name>.item.json`.
+        items (`dict[str, dict]`, *optional*): `{item: {"title": ..., ...}}`. By default no `item.json` is written.
+        name (`str`, *optional*): Name of the data set. Then the files are `<name>.index.json` and `<name>.item.json`.
     """
     folder, prefix = Path(folder), f"{name}." if name else ""
     folder.mkdir(parents=True, exist_ok=True)
@@ -63,10 +63,10 @@ def read_json(path: str | Path) -> dict[str, Any]:
 
 def find_json(folder: str | Path, name: str) -> Path | None:
     """
-    `name` in `folder`, else `<data set>.name`, plain or compressed; `None` where there is none.
+    `name` or else `<data set>.name` in `folder`, plain or compressed; `None` if there is none.
 
     Raises:
-        ValueError: where there are several.
+        ValueError: if there are several.
     """
     for pattern in (name, f"{name}.gz", f"*.{name}", f"*.{name}.gz"):
         found = sorted(Path(folder).glob(pattern))
@@ -82,7 +82,7 @@ def read_lc_rec(folder: str | Path, kind: str) -> tuple[list[str], list[str] | N
     Item ids, titles and semantic IDs of a folder, see [`ItemCatalog.from_lc_rec`].
 
     Raises:
-        FileNotFoundError: where the folder lacks the file that `kind` needs.
+        FileNotFoundError: if the file that `kind` needs is missing.
         ValueError: for a file of another form; names the items.
     """
     files = find_json(folder, "index.json"), find_json(folder, "item.json")
@@ -121,11 +121,11 @@ def write_minionerec(folder: str | Path, category: str, index: Index, items: Map
     """
     Write what MiniOneRec's programs read: `<category>.index.json`, `<category>.item.json` and `info/<category>.txt`.
 
-    The text file has one line an item: semantic ID, title and item id, with tabs between. Titles are cleaned, so that
-    they hold neither tabs nor line breaks.
+    The text file has one line for each item: semantic ID, title and item id, separated by tabs. Titles are cleaned, so
+    that they hold neither tabs nor line breaks.
 
     Args:
-        folder (`str` or `Path`): Made where it is missing.
+        folder (`str` or `Path`): Made if it does not exist.
         category (`str`): For example `"Industrial_and_Scientific"`.
         index (`dict[str, list[str]]`): `{item: ["<a_1>", "<b_2>", ...]}`.
         items (`dict[str, dict]`): `{item: {"title": ..., ...}}`.

@@ -76,21 +76,17 @@ def read_titles(
     Text files may be gzipped (`.gz`). They are UTF-8, MovieLens' `.dat` and `u.item` Latin-1.
 
     Args:
-        source (`str`, `Path`, `pandas.DataFrame`, [`datasets.Dataset`] or `pyarrow.Table`):
-            What to read.
-        items (`Collection[str]`, *optional*):
-            The items of the data, such as `interactions.items`. Rows of other items are skipped, and an item without a
-            row is refused.
-        columns (`Mapping[str, str]`, *optional*):
-            Names of the columns `"item"`, `"title"` and `"brand"`. Needed where they differ from the usual: item,
-            item_id, itemId, parent_asin, asin, movieId, id; title, movie_title, item_name, name; brand, store.
-        fields (`Iterable[str]`, *optional*):
-            Names of further columns to read, such as RecBole's `class` or Amazon's `categories`. Values are texts, or
-            lists of texts, which are joined by spaces.
-        bad_rows (`str`, *optional*, defaults to `"raise"`):
-            `"raise"` refuses rows without an item or a title, of a wrong type or format, or with another title than an
-            earlier row of the item. `"drop"` leaves them out, logs how many there are of each kind, and keeps their
-            line numbers in `bad_rows` of the result.
+        source (`str`, `Path`, `pandas.DataFrame`, [`datasets.Dataset`] or `pyarrow.Table`): What to read.
+        items (`Collection[str]`, *optional*): The items of the data, such as `interactions.items`. Rows of other items
+            are skipped, and an item without a row is refused.
+        columns (`Mapping[str, str]`, *optional*): Names of the columns `"item"`, `"title"` and `"brand"`. Needed where
+            they differ from the usual: item, item_id, itemId, parent_asin, asin, movieId, id; title, movie_title,
+            item_name, name; brand, store.
+        fields (`Iterable[str]`, *optional*): Names of further columns to read, such as RecBole's `class` or Amazon's
+            `categories`. Values are texts, or lists of texts, which are joined by spaces.
+        bad_rows (`str`, *optional*, defaults to `"raise"`): `"raise"` refuses rows without an item or a title, of a
+            wrong type or format, or with another title than an earlier row of the item. `"drop"` leaves them out, logs
+            how many there are of each kind, and keeps their line numbers in `bad_rows` of the result.
 
     Raises:
         FileNotFoundError: If there is no such file.

@@ -21,12 +21,11 @@ class TrieArrays:
     methods return 64-bit integers.
 
     Args:
-        node_tokens (`torch.Tensor` of shape `(nodes,)`):
-            Token on the edge into each node; -1 for the root.
-        first_child (`torch.Tensor` of shape `(nodes + 1,)`):
-            Children of node `n` are the nodes `first_child[n]` to `first_child[n + 1] - 1`, tokens ascending.
-        item_start, item_end (`torch.Tensor` of shape `(nodes,)`):
-            The items below node `n` have the item indices `item_start[n]` to `item_end[n] - 1`.
+        node_tokens (`torch.Tensor` of shape `(nodes,)`): Token on the edge into each node; -1 for the root.
+        first_child (`torch.Tensor` of shape `(nodes + 1,)`): Children of node `n` are the nodes `first_child[n]` to
+            `first_child[n + 1] - 1`, tokens ascending.
+        item_start, item_end (`torch.Tensor` of shape `(nodes,)`): The items below node `n` have the item indices
+            `item_start[n]` to `item_end[n] - 1`.
     """
 
     def __init__(self, node_tokens: Tensor, first_child: Tensor, item_start: Tensor, item_end: Tensor) -> None:
@@ -120,10 +119,8 @@ class TrieArrays:
         All continuations of some nodes of one level, in a rectangle. The host does not wait for the accelerator.
 
         Args:
-            nodes (`torch.Tensor` of shape `(..., W)`):
-                Nodes of that level; -1 has no children.
-            level (`int`):
-                Tokens before the nodes.
+            nodes (`torch.Tensor` of shape `(..., W)`): Nodes of that level; -1 has no children.
+            level (`int`): Tokens before the nodes.
 
         Returns:
             `tuple[torch.Tensor, torch.Tensor, torch.Tensor]`: tokens (ascending), child nodes, and a mask of those
@@ -184,12 +181,9 @@ class TrieArrays:
         Sum of `item_scores[rows[n]]` over the items below each child of `nodes[n]`.
 
         Args:
-            item_scores (`torch.Tensor` of shape `(B, I)`):
-                Non-negative scores in trie order.
-            nodes (`torch.Tensor` of shape `(N,)`):
-                Node ids.
-            rows (`torch.Tensor` of shape `(N,)`):
-                Row of scores that each node reads.
+            item_scores (`torch.Tensor` of shape `(B, I)`): Non-negative scores in trie order.
+            nodes (`torch.Tensor` of shape `(N,)`): Node ids.
+            rows (`torch.Tensor` of shape `(N,)`): Row of scores that each node reads.
 
         Returns:
             `tuple[torch.Tensor, torch.Tensor, torch.Tensor]`: row `n`, token and mass (float64) of each edge, `(E,)`.
@@ -249,12 +243,11 @@ class LevelVocabulary:
     IDs is usually a group of its own, and all levels of titles are one group.
 
     Args:
-        tokens (`list[torch.Tensor]`):
-            Distinct tokens of each group, `(R,)`, ascending.
-        group_of_level (`torch.Tensor` of shape `(D,)`):
-            Group of each level; level 0 has the first token of every item.
-        index_of_token (`torch.Tensor` of shape `(max_token + 1,)`):
-            Token index: place of each token in its group; 0 for tokens of no item.
+        tokens (`list[torch.Tensor]`): Distinct tokens of each group, `(R,)`, ascending.
+        group_of_level (`torch.Tensor` of shape `(D,)`): Group of each level; level 0 has the first token of every
+            item.
+        index_of_token (`torch.Tensor` of shape `(max_token + 1,)`): Token index: place of each token in its group; 0
+            for tokens of no item.
     """
 
     tokens: list[Tensor]

@@ -25,12 +25,9 @@ def build_trie_arrays(
     Build the arrays of a trie: sort the sequences once and number the nodes level by level.
 
     Args:
-        tokens (`np.ndarray` of shape `(I, D)`):
-            Token ids of each item, padded with -1 at the end.
-        item_ids (`Sequence`):
-            Ids by which errors name items.
-        end_token_id (`int`, *optional*):
-            Appended to every sequence.
+        tokens (`np.ndarray` of shape `(I, D)`): Token ids of each item, padded with -1 at the end.
+        item_ids (`Sequence`): Ids by which errors name items.
+        end_token_id (`int`, *optional*): Appended to every sequence.
 
     Returns:
         `tuple[TrieArrays, numpy.ndarray]`: the arrays, and the rows `(I,)` of `tokens` in trie order. Items with equal
