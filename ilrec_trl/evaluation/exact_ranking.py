@@ -10,10 +10,11 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from ..data.prompt_tokens import Prompt, tokenize_prompts
 from ..items.item_trie import ItemId, ItemTrie
 from ..items.trie_arrays import TrieArrays, ragged_ranges
 from .beam_search import Normalise, check_search_options, log_probabilities
-from .prompt_batches import Prompt, evaluation_mode, prompt_batches, tokenize_prompts
+from .prompt_batches import evaluation_mode, prompt_batches
 from .prompt_decoder import PromptDecoder
 
 

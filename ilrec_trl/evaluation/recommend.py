@@ -10,11 +10,12 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from ..data.prompt_tokens import Prompt, tokenize_prompts
 from ..items.item_trie import ItemId, ItemTrie
 from ..items.trie_arrays import ragged_ranges
 from .beam_search import Normalise, check_search_options, search
 from .item_filter import ItemFilter, ItemSets
-from .prompt_batches import Prompt, evaluation_mode, prompt_batches, prompts_within, search_bytes, tokenize_prompts
+from .prompt_batches import evaluation_mode, prompt_batches, prompts_within, search_bytes
 
 
 @torch.no_grad()

@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..data.interactions import Interactions
-from ..data.prompt_renderer import Prompt, PromptRenderer, tokenize_rows
+from ..data.prompt_renderer import PromptRenderer
+from ..data.prompt_tokens import Prompt, tokenize_prompts, tokenize_rows
 from ..data.prompts import next_item_dataset, sequence_dataset
 from ..data.splits import NextItemExample, Splits
 from ..data.tasks import task_dataset
@@ -121,7 +122,7 @@ class PreparedData:
             for variant in range(len(renderer.templates))
             for item in (by_text, by_tokens)
         ]
-        longest = max(map(len, tokenize_rows(tokenizer, prompts, None, kwargs))) + self.item_trie.depth
+        longest = max(map(len, tokenize_prompts(tokenizer, prompts, kwargs))) + self.item_trie.depth
         if options.conversational:
             completions = [renderer.as_completion(self.catalog.text(by_tokens))] * len(prompts)
             longest = max(map(len, tokenize_rows(tokenizer, prompts, completions, kwargs)))

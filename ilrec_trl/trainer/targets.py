@@ -340,7 +340,7 @@ class TargetPositions:
         if item_trie is not None:
             targets._locate(item_trie, target_prefixes(input_ids, offsets, places, item_trie.depth))
         if vocabulary is not None:
-            targets.token_indices = vocabulary.column_of_token[target_ids]
+            targets.token_indices = vocabulary.index_of_token[target_ids]
         return targets
 
     def _locate(self, item_trie: ItemTrie, prefixes: Tensor) -> None:
@@ -361,7 +361,7 @@ class TargetPositions:
         arrays = item_trie.to(self.nodes.device).arrays
         num_edges = self.edge_bounds[block.stop] - self.edge_bounds[block.start]
         positions, tokens, _ = arrays.children(self.nodes[block], num_edges)
-        return positions, tokens if self.vocabulary is None else self.vocabulary.column_of_token[tokens]
+        return positions, tokens if self.vocabulary is None else self.vocabulary.index_of_token[tokens]
 
 
 def _group_positions(numbers: Tensor, tokens: list[Tensor | None]) -> tuple[list[PositionGroup], Tensor]:

@@ -8,7 +8,8 @@ import torch
 from trl.data_utils import _tokenize
 
 from ilrec_trl import ItemCatalog, rank_items, recommend
-from ilrec_trl.evaluation.prompt_batches import MIB, evaluation_mode, prompt_batches, search_bytes, tokenize_prompts
+from ilrec_trl.data.prompt_tokens import tokenize_prompts
+from ilrec_trl.evaluation.prompt_batches import MIB, evaluation_mode, prompt_batches, search_bytes
 from tests.evaluation.two_shops import assert_equal_pairs, build_model, naive_pairs, semantic_shop, titles_shop
 
 

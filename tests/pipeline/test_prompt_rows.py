@@ -6,7 +6,7 @@ from collections import Counter
 import pytest
 
 from ilrec_trl.cli import main, parse_options
-from ilrec_trl.data.prompt_renderer import tokenize_rows
+from ilrec_trl.data.prompt_tokens import tokenize_rows
 from ilrec_trl.pipeline.evaluate import evaluator_of
 from ilrec_trl.pipeline.options import DataOptions, EvaluationOptions, InputError, ModelOptions, PrepareOptions
 from ilrec_trl.pipeline.prepare import prepare

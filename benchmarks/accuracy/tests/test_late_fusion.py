@@ -13,9 +13,9 @@ from ilrec_trl.cli import main as ilrec
 from ilrec_trl.evaluation.evaluator import RecommendationEvaluator, UserRanks
 from ilrec_trl.evaluation.exact_ranking import rank_items
 from ilrec_trl.evaluation.recommend import recommend
-from ilrec_trl.pipeline.teacher import load_teacher, train_teacher
 from ilrec_trl.pipeline.options import DataOptions, EvaluationOptions, InputError, ModelOptions, TeacherOptions
 from ilrec_trl.pipeline.prepare import prepare
+from ilrec_trl.pipeline.teacher import load_teacher, train_teacher
 from ilrec_trl.pipeline.train import build_model
 from tests.evaluation.small_store import SEMANTIC_IDS, make_catalog, make_dataset, make_model
 
