@@ -13,11 +13,12 @@ import torch
 
 from benchmarks.accuracy.study_options import parts_of
 from benchmarks.accuracy.study_plan import UNTRAINED, Job, StudyPlan, slug
-from ilrec_trl.pipeline.baselines import teacher_arguments, teacher_config, teacher_features
 from ilrec_trl.pipeline.environment import default_device
 from ilrec_trl.pipeline.evaluate import recommender_of
 from ilrec_trl.pipeline.options import EvaluationOptions, ModelOptions, TeacherOptions, TrainingOptions
-from ilrec_trl.pipeline.prepare import PreparedData, prepare
+from ilrec_trl.pipeline.prepare import prepare
+from ilrec_trl.pipeline.prepared_data import PreparedData
+from ilrec_trl.pipeline.teacher import teacher_arguments, teacher_config, teacher_features
 from ilrec_trl.pipeline.train import build_model
 from ilrec_trl.report.console import duration
 from ilrec_trl.rewards.sasrec import SASRecModel
@@ -112,9 +113,9 @@ def _sasrec(prepared: PreparedData, teacher: TeacherOptions) -> float:
         optimizer.step()
         optimizer.zero_grad()
 
-    trainings = teacher.members * teacher.folds
-    if teacher.folds > 1:  # each is trained without one of them
-        rows = math.ceil(rows * (1 - 1 / teacher.folds))
+    trainings = teacher.sasrec_ensemble * teacher.sasrec_folds
+    if teacher.sasrec_folds > 1:  # each is trained without one of them
+        rows = math.ceil(rows * (1 - 1 / teacher.sasrec_folds))
     steps = num_sasrec_steps(args, rows)
     share = SASREC_SHARE if steps > args.min_steps else MIN_STEPS_SHARE
     return trainings * (STAGE_OVERHEAD + share * steps * (_time(step) + STEP_OVERHEAD))

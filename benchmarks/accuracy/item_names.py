@@ -26,12 +26,18 @@ import yaml  # noqa: E402
 
 from ilrec_trl import SASRecModel  # noqa: E402
 from ilrec_trl.cli import COMMANDS, main  # noqa: E402
-from ilrec_trl.pipeline.baselines import teacher_ranks, teacher_settings  # noqa: E402
 from ilrec_trl.pipeline.environment import device, revision, versions  # noqa: E402
 from ilrec_trl.pipeline.options import TeacherOptions  # noqa: E402
-from ilrec_trl.pipeline.prepare import PreparedData  # noqa: E402
+from ilrec_trl.pipeline.prepared_data import PreparedData  # noqa: E402
+from ilrec_trl.pipeline.teacher import teacher_ranks, teacher_settings  # noqa: E402
 from ilrec_trl.report.markdown import render_report  # noqa: E402
-from ilrec_trl.report.results import MethodRanks, compare_methods, summarise_methods, write_results  # noqa: E402
+from ilrec_trl.report.results import (  # noqa: E402
+    MethodRanks,
+    RunResult,
+    compare_methods,
+    summarise_methods,
+    write_results,
+)
 
 
 CONFIG = Path(__file__).parents[2] / "examples/configs/industrial_semantic_ids_cpu.yaml"
@@ -104,19 +110,18 @@ def report(folder: Path, command: str) -> None:
     seconds: dict[str, float] = {}
     for path in sorted(folder.glob("*/seconds.json"), key=lambda path: path.stat().st_mtime):
         seconds |= json.loads(path.read_text())
-    results = {
-        "data": prepared.summary(),
-        "seeds": [0],
-        "command": command,
-        "revision": revision(),
-        "versions": versions(),
-        "device": device(),
-        "seconds": seconds,
-        "selection": "Each language model kept the epoch that ranked best on 200 validation users, SASRec on all.",
-        "methods": summarise_methods(ranks),
-        "paired": compare_methods(ranks, PAIRS),
-    }
-    results["data"]["notes"] = []  # of the data set's IDs alone
+    results = RunResult(
+        data=dataclasses.replace(prepared.summary(), notes=[]),  # which are of the data set's IDs alone
+        seeds=[0],
+        command=command,
+        revision=revision(),
+        versions=versions(),
+        device=device(),
+        seconds=seconds,
+        selection="Each language model kept the epoch that ranked best on 200 validation users, SASRec on all.",
+        methods=summarise_methods(ranks),
+        paired=compare_methods(ranks, PAIRS),
+    )
     write_results(results, folder / "results.json")
     (folder / "report.md").write_text(render_report(results, title="What items are called: titles and semantic IDs"))
 

@@ -17,8 +17,8 @@ from benchmarks.accuracy.negatives import NegativeSampler
 from benchmarks.accuracy.softmax_dpo_trainer import SoftmaxDPOTrainer
 from ilrec_trl.data.prompts import next_item_dataset
 from ilrec_trl.data.splits import NextItemExample
-from ilrec_trl.pipeline.options import InputError, TrainingOptions
-from ilrec_trl.pipeline.prepare import PreparedData, input_errors
+from ilrec_trl.pipeline.options import InputError, TrainingOptions, input_errors
+from ilrec_trl.pipeline.prepared_data import PreparedData
 
 
 if TYPE_CHECKING:
@@ -221,7 +221,7 @@ def preference_rows(
     sampling: Any = training.negative_sampling
     draw = NegativeSampler(prepared.catalog.item_ids, prepared.catalog, prepared.splits.train, sampling, seed)
     renderer = prepared.renderer
-    with input_errors():
+    with input_errors("benchmarks"):
         rejected = [
             [renderer.as_completion(prepared.catalog.text(item)) for item in draw(example, number)]
             for example in examples

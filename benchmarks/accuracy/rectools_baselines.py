@@ -31,7 +31,8 @@ import numpy as np  # noqa: E402
 
 from ilrec_trl.evaluation.metrics import metric_values  # noqa: E402
 from ilrec_trl.pipeline.options import DataOptions  # noqa: E402
-from ilrec_trl.pipeline.prepare import PreparedData, prepare, split  # noqa: E402
+from ilrec_trl.pipeline.prepare import prepare
+from ilrec_trl.pipeline.prepared_data import PreparedData, split  # noqa: E402
 from ilrec_trl.report.console import metrics_table, show  # noqa: E402
 from ilrec_trl.report.results import MethodRanks, summarise_methods, write_ranks  # noqa: E402
 

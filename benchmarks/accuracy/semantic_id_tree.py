@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from benchmarks.accuracy.command import run_command
 from ilrec_trl.items.item_catalog import ItemCatalog
-from ilrec_trl.pipeline.prepare import input_errors
+from ilrec_trl.pipeline.options import input_errors
 from ilrec_trl.report.console import show
 from ilrec_trl.report.semantic_id_report import distinctive_words, numbered_tokens, prefix_groups
 
@@ -187,7 +187,7 @@ def _colours(shades: NDArray[np.float64]) -> Any:
 
 def picture(options: TreeOptions) -> None:
     """Draw the semantic IDs of a folder."""
-    with input_errors():
+    with input_errors("benchmarks"):
         catalog = ItemCatalog.from_lc_rec(options.data)
     titles = None if catalog.titles is None else dict(zip(catalog.item_ids, catalog.titles, strict=True))
     draw_tree(dict(zip(catalog.item_ids, catalog.semantic_ids, strict=True)), options.output, titles)

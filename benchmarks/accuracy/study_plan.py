@@ -22,10 +22,8 @@ from benchmarks.accuracy.study_options import (
     read_options,
 )
 from benchmarks.accuracy.training import METHODS, extra_arguments
-from ilrec_trl.pipeline.baselines import check_teacher
-from ilrec_trl.pipeline.options import DataOptions, InputError, mapping
-from ilrec_trl.pipeline.prepare import input_errors
-from ilrec_trl.pipeline.train import ILREC_FIELDS
+from ilrec_trl.pipeline.option_checks import ILREC_FIELDS, check_teacher
+from ilrec_trl.pipeline.options import DataOptions, InputError, input_errors, mapping
 
 
 UNTRAINED = ("popularity", "transitions")
@@ -297,7 +295,7 @@ def _mapping(where: str, value: Any) -> dict[str, Any]:
 
 def _check_training(method: str, options: dict[str, Any], candidate: dict[str, Any], where: str) -> None:
     _, _, teacher, training, _ = parts_of(merge_options(options, read_options(candidate, f"{where}: tune")))
-    with input_errors():
+    with input_errors("benchmarks"):
         extra = extra_arguments(method, training)
         own = {name: getattr(training, name) for name in ILREC_FIELDS} if method == "ilrec" else {}
         try:

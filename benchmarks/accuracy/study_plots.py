@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from benchmarks.accuracy.study_report import primary_rows
+
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -37,7 +39,7 @@ def draw_study(results: dict[str, Any], folder: str | Path) -> list[str]:
     except ImportError as error:
         raise ImportError("The pictures need matplotlib: pip install 'ilrec-trl[report]'") from error
     drawn = []
-    compared = {name: data["comparisons"] for name, data in results["data"].items() if data["comparisons"]}
+    compared = {name: primary_rows(data) for name, data in results["data_sets"].items() if data["paired"]}
     if compared:
         most = max(map(len, compared.values()))
         figure = Figure(figsize=(9, len(compared) * (1.2 + 0.35 * most)), layout="constrained")
@@ -60,7 +62,7 @@ def draw_study(results: dict[str, Any], folder: str | Path) -> list[str]:
 def low_data_curves(results: dict[str, Any]) -> list[dict[float, dict[str, Any]]]:
     """Groups of data sets whose options differ in `train_users_share`, and in epochs at most: `{share: data}` each."""
     groups: dict[str, list[tuple[float, dict[str, Any]]]] = {}
-    for data in results["data"].values():
+    for data in results["data_sets"].values():
         others = {name: value for name, value in data["options"].items() if name not in _OF_A_CURVE}
         share = data["options"].get("train_users_share", 1.0)
         groups.setdefault(json.dumps(others, sort_keys=True), []).append((share, data))
@@ -72,10 +74,9 @@ def low_data_curves(results: dict[str, Any]) -> list[dict[float, dict[str, Any]]
 def _draw_differences(axes: Axes, name: str, rows: list[dict[str, Any]]) -> None:
     """NDCG@10 of one method minus that of another, with its interval and each seed."""
     for line, row in enumerate(rows):
-        test = row["metrics"]["ndcg@10"]
         colour = "tab:blue" if row["holm_p_value"] < 0.05 else "tab:gray"
-        axes.plot([test["low"], test["high"]], [line, line], color=colour, linewidth=2)
-        axes.plot(test["difference"], line, "o", color=colour)
+        axes.plot([row["low"], row["high"]], [line, line], color=colour, linewidth=2)
+        axes.plot(row["difference"], line, "o", color=colour)
         axes.plot(row["each_seed"], [line + 0.22] * len(row["each_seed"]), "|", color=colour, markersize=6)
     axes.axvline(0, color="black", linewidth=0.8)
     axes.set(yticks=range(len(rows)), ylim=(len(rows) - 0.4, -0.6), xlabel="difference of NDCG@10")
@@ -86,9 +87,9 @@ def _draw_differences(axes: Axes, name: str, rows: list[dict[str, Any]]) -> None
 
 def _draw_curve(axes: Axes, curve: dict[float, dict[str, Any]]) -> None:
     """NDCG@10 against the share of the users, a line a method, a band from the worst to the best seed."""
-    methods = dict.fromkeys(name for data in curve.values() for name in data["methods"])
-    for name in methods:
-        points = [(share, data["methods"][name]["runs"]) for share, data in curve.items() if name in data["methods"]]
+    for name in dict.fromkeys(name for data in curve.values() for name in data["methods"]):
+        there = {share: data["methods"] for share, data in curve.items() if name in data["methods"]}
+        points = [(share, methods[name]["per_seed"]) for share, methods in there.items()]
         shares = [100 * share for share, _ in points]
         seeds = [[run["ndcg@10"] for run in runs] for _, runs in points]
         (line,) = axes.plot(shares, [np.mean(each) for each in seeds], "o-", label=name)

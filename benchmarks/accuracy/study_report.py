@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+import statistics
 from collections.abc import Sequence
 from typing import Any
 
 from ilrec_trl.report.markdown import METRIC_TITLES, epochs_note, table, teacher_notes
-from ilrec_trl.report.results import METRICS
+from ilrec_trl.report.results import COMPARED_METRICS, METRICS, PRIMARY
 
 
 def render_comparisons(data: dict[str, Any]) -> list[str]:
     """The declared comparisons on one data set, over all users and over parts of them."""
-    rows = data["comparisons"]
+    rows = primary_rows(data)
     comparisons = f"{len(rows)} comparison{'s' if len(rows) > 1 else ''}"
-    others = [METRIC_TITLES[name] for name in rows[0]["metrics"] if name != "ndcg@10"]
+    others = [metric for metric in COMPARED_METRICS if metric != PRIMARY]
     header = ["a", "b", "difference", "95% interval", "each seed", "error: users", "seeds", "p", "p, Holm"]
     single = ", ".join(dict.fromkeys(name for row in rows for name in row["single"] if name != "popularity"))
     one_seed = ", ".join(f"{row['a']} - {row['b']}" for row in rows if len(row["seeds"]) == 1)
@@ -26,29 +27,38 @@ def render_comparisons(data: dict[str, Any]) -> list[str]:
         f"One seed alone, so that its chance is not covered: {one_seed}." if one_seed else "",
         f"One run beside each seed of the other, so that its own chance is not covered: {single}." if single else "",
         "Other metrics, not corrected:",
-        table(["a", "b", *others], _other_rows(rows)),
-        *(_part_tables(rows) if rows[0]["parts"] else []),
+        table(["a", "b", *(METRIC_TITLES[metric] for metric in others)], _other_rows(data, rows, others)),
+        *_part_tables(data, rows),
     ]
+
+
+def primary_rows(data: dict[str, Any]) -> list[dict[str, Any]]:
+    """The comparisons of NDCG@10 over all questions, one for each declared pair."""
+    return [row for row in data["paired"] if row["metric"] == PRIMARY and row["part"] is None]
+
+
+def _of_pair(data: dict[str, Any], row: dict[str, Any]) -> list[dict[str, Any]]:
+    """All comparisons of one pair of methods."""
+    return [each for each in data["paired"] if (each["a"], each["b"]) == (row["a"], row["b"])]
 
 
 def _difference_rows(rows: list[dict[str, Any]]) -> list[list[str]]:
     lines = []
     for row in rows:
-        test = row["metrics"]["ndcg@10"]
-        seeds_error = "-" if test["seeds_error"] is None else f"{test['seeds_error']:.4f}"
+        seeds_error = "-" if row["seeds_error"] is None else f"{row['seeds_error']:.4f}"
         lines.append(
             [
-                *(row["a"], row["b"], f"{test['difference']:+.4f}", interval(test)),
+                *(row["a"], row["b"], f"{row['difference']:+.4f}", interval(row)),
                 " ".join(f"{value:+.4f}" for value in row["each_seed"]),
-                *(f"{test['users_error']:.4f}", seeds_error, f"{test['p_value']:.2g}", f"{row['holm_p_value']:.2g}"),
+                *(f"{row['standard_error']:.4f}", seeds_error, f"{row['p_value']:.2g}", f"{row['holm_p_value']:.2g}"),
             ]
         )
     return lines
 
 
-def interval(test: dict[str, Any]) -> str:
+def interval(row: dict[str, Any]) -> str:
     """A confidence interval."""
-    return f"{test['low']:+.4f} to {test['high']:+.4f}"
+    return f"{row['low']:+.4f} to {row['high']:+.4f}"
 
 
 def _seed_warnings(rows: list[dict[str, Any]]) -> str:
@@ -56,9 +66,7 @@ def _seed_warnings(rows: list[dict[str, Any]]) -> str:
     few = [
         f"{row['a']} - {row['b']}"
         for row in rows
-        if (error := row["metrics"]["ndcg@10"]["seeds_error"]) is not None
-        and len(row["seeds"]) < 6
-        and error > 2 * row["metrics"]["ndcg@10"]["users_error"]
+        if (error := row["seeds_error"]) is not None and len(row["seeds"]) < 6 and error > 2 * row["standard_error"]
     ]
     if not few:
         return ""
@@ -66,27 +74,24 @@ def _seed_warnings(rows: list[dict[str, Any]]) -> str:
     return f"**Seeds differ more than users tell; these intervals are too narrow, run more seeds:** {listed}."
 
 
-def _other_rows(rows: list[dict[str, Any]]) -> list[list[str]]:
-    return [
-        [
-            row["a"],
-            row["b"],
-            *(
-                f"{test['difference']:+.4f} ({interval(test)})"
-                for name, test in row["metrics"].items()
-                if name != "ndcg@10"
-            ),
-        ]
-        for row in rows
-    ]
-
-
-def _part_tables(rows: list[dict[str, Any]]) -> list[str]:
-    names = list(rows[0]["parts"])
-    header = [f"{name}, n = {rows[0]['parts'][name]['questions']:,}" for name in names]
+def _other_rows(data: dict[str, Any], rows: list[dict[str, Any]], metrics: list[str]) -> list[list[str]]:
     lines = []
     for row in rows:
-        tests = [row["parts"][name] for name in names]
+        by_metric = {each["metric"]: each for each in _of_pair(data, row) if each["part"] is None}
+        tests = [by_metric[metric] for metric in metrics]
+        lines.append([row["a"], row["b"], *(f"{test['difference']:+.4f} ({interval(test)})" for test in tests)])
+    return lines
+
+
+def _part_tables(data: dict[str, Any], rows: list[dict[str, Any]]) -> list[str]:
+    parts = {test["part"]: test["questions"] for test in data["paired"] if test["part"] is not None}
+    if not parts:
+        return []
+    header = [f"{name}, n = {number:,}" for name, number in parts.items()]
+    lines = []
+    for row in rows:
+        by_part = {each["part"]: each for each in _of_pair(data, row)}
+        tests = [by_part[name] for name in parts]
         lines.append([row["a"], row["b"], *(f"{test['difference']:+.4f} ({interval(test)})" for test in tests)])
     text = "NDCG@10 of `a` minus that of `b` for parts of the test questions, with 95% intervals, not corrected:"
     return ["### When does it help?", text, table(["a", "b", *header], lines)]
@@ -101,7 +106,7 @@ def render_study_report(results: dict[str, Any], pictures: Sequence[str] = ()) -
         pictures (`list[str]`, *optional*): Files beside the report to show.
     """
     parts = ["# Study", _missing(results), *(f"![{name}]({name})" for name in pictures)]
-    for name, data in results["data"].items():
+    for name, data in results["data_sets"].items():
         parts += _data(name, data, results)
     parts += [
         "## How it was run",
@@ -116,7 +121,12 @@ def render_study_report(results: dict[str, Any], pictures: Sequence[str] = ()) -
 
 def _made_by(results: dict[str, Any]) -> str:
     """Revisions and devices of the runs, which may be of different days."""
-    runs = [run for data in results["data"].values() for method in data["methods"].values() for run in method["runs"]]
+    runs = [
+        run
+        for data in results["data_sets"].values()
+        for method in data["methods"].values()
+        for run in method["per_seed"]
+    ]
     stages = [run[stage] for run in runs for stage in ("trained", "tested") if stage in run]
     revisions = ", ".join(f"`{each}`" for each in dict.fromkeys(stage["revision"] for stage in stages))
     devices = "; ".join(dict.fromkeys(stage["device"] for stage in stages))
@@ -131,13 +141,10 @@ def _missing(results: dict[str, Any]) -> str:
 
 
 def _data(name: str, data: dict[str, Any], results: dict[str, Any]) -> list[str]:
-    about = data["about"] or {}
-    notes = "\n".join(f"- {note}" for note in about.get("notes", []))
-    sizes = ", ".join(
-        f"{about[key]:,} {key.replace('_', ' ')}"
-        for key in ("users", "items", "interactions", "test_users")
-        if key in about
-    )
+    about = data["data"]
+    notes = "\n".join(f"- {note}" for note in about["notes"])
+    keys = ("users", "items", "interactions", "test_users")
+    sizes = ", ".join(f"{about[key]:,} {key.replace('_', ' ')}" for key in keys) if about["users"] else ""
     reference = results["reference"]
     partial = {
         method
@@ -156,7 +163,7 @@ def _data(name: str, data: dict[str, Any], results: dict[str, Any]) -> list[str]
         ),
         *teacher_notes(_trained_settings(data), reference),
         *_most_frequent_target(data, reference, partial),
-        *(render_comparisons(data) if data["comparisons"] else []),
+        *(render_comparisons(data) if data["paired"] else []),
         "### Each seed",
         table(["method", "seed", *(METRIC_TITLES[metric] for metric in METRICS)], _seed_rows(data)),
         "### Chosen on validation" if data["tuning"] else "",
@@ -175,9 +182,9 @@ def _gain(methods: dict[str, Any], name: str, reference: str, key: str, partial:
     if reference not in methods or name == reference:
         return "-"
     a, b = methods[name], methods[reference]
-    means = a["mean"][key], b["mean"][key]
+    means = _mean_and_deviation(a, key)[0], _mean_and_deviation(b, key)[0]
     if {name, reference} & partial:
-        by_seed = [{run["seed"]: run[key] for run in method["runs"]} for method in (a, b)]
+        by_seed = [{run["seed"]: run[key] for run in method["per_seed"]} for method in (a, b)]
         common = by_seed[0].keys() & by_seed[1].keys()
         if common:
             means = tuple(sum(runs[seed] for seed in common) / len(common) for runs in by_seed)
@@ -188,15 +195,15 @@ def _rows(data: dict[str, Any], reference: str, partial: set[str]) -> list[list[
     methods = data["methods"]
     rows = []
     for name, method in methods.items():
-        cells = [f"{method['mean'][metric]:.4f}{_bracket(method['deviation'][metric])}" for metric in METRICS]
-        rows.append([name, *cells, _gain(methods, name, reference, "ndcg@10", partial), str(len(method["runs"]))])
+        cells = [_with_deviation(method, metric) for metric in METRICS]
+        rows.append([name, *cells, _gain(methods, name, reference, "ndcg@10", partial), str(len(method["per_seed"]))])
     return rows
 
 
 def _trained_settings(data: dict[str, Any]) -> dict[str, list[dict[str, Any]]]:
     """What each run of each method was trained with."""
     return {
-        name: [run.get("trained", {}).get("settings", {}) for run in method["runs"]]
+        name: [run.get("trained", {}).get("settings", {}) for run in method["per_seed"]]
         for name, method in data["methods"].items()
     }
 
@@ -209,10 +216,10 @@ def _most_frequent_target(data: dict[str, Any], reference: str, partial: set[str
     key = "ndcg@10_of_others"
     rows = []
     for name, method in methods.items():
-        others = method["mean"][key]
-        share = method["mean"]["ndcg@10"] - others * (1 - target["share"])
+        others = _mean_and_deviation(method, key)[0]
+        share = method["ndcg@10"] - others * (1 - target["share"])
         gain = _gain(methods, name, reference, key, partial)
-        rows.append([name, f"{share:.4f}", f"{others:.4f}{_bracket(method['deviation'][key])}", gain])
+        rows.append([name, f"{share:.4f}", _with_deviation(method, key), gain])
     return [
         "### What one target decides",
         f"{target['questions']:,} questions ({target['share']:.1%}) have one target, item {target['item']}. What it "
@@ -221,15 +228,22 @@ def _most_frequent_target(data: dict[str, Any], reference: str, partial: set[str
     ]
 
 
-def _bracket(deviation: float | None) -> str:
-    return "" if deviation is None else f" ({deviation:.4f})"
+def _mean_and_deviation(method: dict[str, Any], key: str) -> tuple[float, float | None]:
+    """Mean and standard deviation of a figure over the seeds; no deviation with one seed."""
+    values = [run[key] for run in method["per_seed"]]
+    return statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else None
+
+
+def _with_deviation(method: dict[str, Any], key: str) -> str:
+    mean, deviation = _mean_and_deviation(method, key)
+    return f"{mean:.4f}" + ("" if deviation is None else f" ({deviation:.4f})")
 
 
 def _seed_rows(data: dict[str, Any]) -> list[list[str]]:
     return [
         [name, "-" if run["seed"] is None else str(run["seed"]), *(f"{run[metric]:.4f}" for metric in METRICS)]
         for name, method in data["methods"].items()
-        for run in method["runs"]
+        for run in method["per_seed"]
     ]
 
 
@@ -258,8 +272,8 @@ def _tuning(data: dict[str, Any]) -> str:
 def _cost_rows(data: dict[str, Any]) -> list[list[str]]:
     rows = []
     for name, method in data["methods"].items():
-        trained = [run["trained"] for run in method["runs"] if "trained" in run]
-        tested = [run["tested"] for run in method["runs"] if "tested" in run]
+        trained = [run["trained"] for run in method["per_seed"] if "trained" in run]
+        tested = [run["tested"] for run in method["per_seed"] if "tested" in run]
         both = [*trained, *tested]
         rows.append(
             [
@@ -288,7 +302,7 @@ def _setting_rows(data: dict[str, Any]) -> list[list[str]]:
     rows = []
     for name, method in data["methods"].items():
         runs = []
-        for run in method["runs"]:
+        for run in method["per_seed"]:
             of_stages = [run.get(stage, {}).get("settings", {}) for stage in ("trained", "tested")]
             runs.append(run.get("options", {}) | of_stages[0] | of_stages[1])
         names = dict.fromkeys(name for run in runs for name in run)

@@ -10,16 +10,23 @@ import numpy as np
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from benchmarks.accuracy.study_comparisons import compare, question_parts
+from benchmarks.accuracy.question_parts import question_parts
 from benchmarks.accuracy.study_jobs import candidate_folders, chosen_candidate, read_json, study_jobs
 from benchmarks.accuracy.study_plan import UNTRAINED, DataSet, Method, StudyPlan, is_finished, slug
 from benchmarks.accuracy.study_plots import draw_study
 from benchmarks.accuracy.study_report import render_study_report
-from ilrec_trl.evaluation.metrics import metric_values
 from ilrec_trl.pipeline.environment import device, revision, versions
 from ilrec_trl.pipeline.options import InputError
 from ilrec_trl.report.console import show
-from ilrec_trl.report.results import CUTS, METRICS, MethodRanks, write_results
+from ilrec_trl.report.results import (
+    DataSummary,
+    MethodRanks,
+    RunResult,
+    as_json,
+    compare_methods,
+    summarise_methods,
+    write_results,
+)
 
 
 def write_study_report(plan: StudyPlan, command: str) -> dict[str, Any]:
@@ -37,7 +44,11 @@ def write_study_report(plan: StudyPlan, command: str) -> dict[str, Any]:
 
 
 def study_results(plan: StudyPlan, command: str) -> dict[str, Any]:
-    """Every figure of a study, JSON in form."""
+    """
+    Every figure of a study, JSON in form. An entry of `data_sets` is what `results.json` of a run holds, with what a
+    study adds: `options`, `candidates`, `tuning` and `most_frequent_target`; and for each run of a method its
+    `options`, and what it took to be `trained` and `tested`.
+    """
     return {
         "command": command,
         "seeds": plan.options.seeds,
@@ -46,11 +57,11 @@ def study_results(plan: StudyPlan, command: str) -> dict[str, Any]:
         "versions": versions(),
         "device": device(),
         "missing": [job.title for job in study_jobs(plan) if not job.finished],
-        "data": {name: _data_results(plan, data) for name, data in plan.data.items()},
+        "data_sets": {name: _data_results(plan, data, command) for name, data in plan.data.items()},
     }
 
 
-def _data_results(plan: StudyPlan, data: DataSet) -> dict[str, Any]:
+def _data_results(plan: StudyPlan, data: DataSet, command: str) -> dict[str, Any]:
     ranks, questions = read_ranks(plan, data)
     about = plan.folder / slug(data.name) / "popularity/data.json"
     parts = question_parts(about.parent / "questions.parquet", questions) if about.is_file() else {}
@@ -58,13 +69,27 @@ def _data_results(plan: StudyPlan, data: DataSet) -> dict[str, Any]:
     others = np.array([target != item for _, target in questions])  # (Q,)
     if others.any():
         parts[f"all targets but the most frequent, {item}"] = others
-    return {
-        "about": read_json(about) if about.is_file() else None,
+    entries = [entry for runs in ranks.values() for entry in runs]
+    found = RunResult(
+        data=DataSummary(**read_json(about)) if about.is_file() else DataSummary(data.name, 0, 0, 0, 0),
+        seeds=plan.options.seeds,
+        command=command,
+        revision=revision(),
+        versions=versions(),
+        device=device(),
+        seconds={},
+        selection="Options and epochs were chosen on validation items alone.",
+        methods=summarise_methods(entries),
+        paired=compare_methods(entries, plan.compare, parts),
+    )
+    results = as_json(found)
+    for name, runs in ranks.items():
+        for run, entry in zip(results["methods"][name]["per_seed"], runs, strict=True):
+            run |= _about_run(plan, data, entry, others)
+    return results | {
         "options": data.options,
         "candidates": {name: len(method.candidates) for name, method in data.methods.items()},
         "most_frequent_target": {"item": item, "questions": number, "share": number / max(1, len(questions))},
-        "methods": {name: _method_results(plan, data, name, entries, others) for name, entries in ranks.items()},
-        "comparisons": compare(ranks, plan.compare, parts),
         "tuning": {name: _tuning(plan, data, method) for name, method in data.methods.items() if method.selects},
     }
 
@@ -114,29 +139,17 @@ def _read_ranks(name: str, path: Path, seed: int | None, questions: list[tuple[s
     return MethodRanks(name, [user for user, _ in questions], starts, ties, seed)
 
 
-def _method_results(
-    plan: StudyPlan, data: DataSet, name: str, entries: list[MethodRanks], others: NDArray[np.bool_]
-) -> dict[str, Any]:
-    """Metrics of each run and over the runs; `others` are the questions for another target than the most frequent."""
-    runs = []
-    for entry in entries:
-        values = metric_values(entry.starts, entry.ties, CUTS)
-        run: dict[str, Any] = {"seed": entry.seed} | {metric: float(each.mean()) for metric, each in values.items()}
-        if others.any():
-            run["ndcg@10_of_others"] = float(values["ndcg@10"][others].mean())
-        if name not in plan.files:
-            folder = _run_folder(plan, data, name, entry.seed)
-            there = [kind for kind in ("trained", "tested") if (folder / f"{kind}.json").is_file()]
-            run |= {kind: read_json(folder / f"{kind}.json") for kind in there}
-            run["options"] = read_json(folder / "settings.json")["options"]
-        runs.append(run)
-    metrics = [*METRICS, *(["ndcg@10_of_others"] if others.any() else [])]
-    figures = {metric: np.array([run[metric] for run in runs]) for metric in metrics}
-    return {
-        "mean": {metric: float(each.mean()) for metric, each in figures.items()},
-        "deviation": {metric: float(each.std(ddof=1)) if len(each) > 1 else None for metric, each in figures.items()},
-        "runs": runs,
-    }
+def _about_run(plan: StudyPlan, data: DataSet, entry: MethodRanks, others: NDArray[np.bool_]) -> dict[str, Any]:
+    """What a study says of one run; `others` are the questions for another target than the most frequent."""
+    about: dict[str, Any] = {}
+    if others.any():
+        about["ndcg@10_of_others"] = float(entry.values()["ndcg@10"][others].mean())
+    if entry.method not in plan.files:
+        folder = _run_folder(plan, data, entry.method, entry.seed)
+        there = [kind for kind in ("trained", "tested") if (folder / f"{kind}.json").is_file()]
+        about |= {kind: read_json(folder / f"{kind}.json") for kind in there}
+        about["options"] = read_json(folder / "settings.json")["options"]
+    return about
 
 
 def _run_folder(plan: StudyPlan, data: DataSet, name: str, seed: int | None) -> Path:

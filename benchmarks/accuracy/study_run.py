@@ -29,20 +29,14 @@ import torch
 from benchmarks.accuracy.late_fusion import fused_ranks
 from benchmarks.accuracy.study_options import parts_of
 from benchmarks.accuracy.training import METHODS, train_method
-from ilrec_trl.pipeline.baselines import (
-    load_teacher,
-    popularity_ranks,
-    teacher_ranks,
-    teacher_reward,
-    teacher_settings,
-    train_teacher,
-    transition_ranks,
-)
+from ilrec_trl.pipeline.baselines import popularity_ranks, transition_ranks
 from ilrec_trl.pipeline.environment import device, revision, versions
 from ilrec_trl.pipeline.evaluate import load_model, model_ranks
-from ilrec_trl.pipeline.options import InputError
-from ilrec_trl.pipeline.prepare import PreparedData, prepare
-from ilrec_trl.pipeline.train import build_model
+from ilrec_trl.pipeline.options import InputError, PipelineOptions
+from ilrec_trl.pipeline.prepare import prepare
+from ilrec_trl.pipeline.prepared_data import PreparedData
+from ilrec_trl.pipeline.teacher import load_teacher, teacher_ranks, teacher_settings, train_teacher
+from ilrec_trl.pipeline.train import TrainedModel, fit
 from ilrec_trl.report.results import MethodRanks, summarise_methods, write_ranks, write_results
 from ilrec_trl.rewards.sasrec_group import FINISHED_FILE, SASRecGroup
 
@@ -66,7 +60,10 @@ class StudyRun:
 
     def __post_init__(self) -> None:
         self.settings: dict[str, Any] = json.loads((self.folder / "settings.json").read_text())
-        self.data, self.model, self.teacher, self.training, self.evaluation = parts_of(self.settings["options"])
+        options = self.options = PipelineOptions(*parts_of(self.settings["options"]))
+        self.data, self.model, self.teacher, self.evaluation = (
+            *(options.data, options.model, options.teacher, options.evaluation),
+        )
         self.prepared: PreparedData = prepare(self.data, self.model.model)
 
     def execute(self) -> None:
@@ -187,17 +184,18 @@ class StudyRun:
     def _fit(self, folder: Path) -> None:
         settings, prepared = self.settings, self.prepared
         seed, method = settings["seed"], settings["method"]
-        model = build_model(prepared, self.model, seed)
-        reward, rewards = None, dict[str, Any]()
+        teacher = None
         if settings["teacher"] is not None:
             teacher = load_teacher(str(self.folder / settings["teacher"]), prepared)
-            reward, rewards = teacher_reward(teacher, prepared, self.teacher, self.evaluation, model.device)
-        with self._measured() as figures:
-            trained = train_method(
-                method, prepared, model, self.training, self.evaluation, folder, seed=seed, reward_func=reward
-            )
-        trained.settings |= rewards
-        trained.save_log(METHODS[method], folder)
+        figures: dict[str, Any] = {}
+
+        def train(*given: Any, **named: Any) -> TrainedModel:
+            with self._measured() as measured:
+                trained = train_method(*given, **named)
+            figures.update(measured)
+            return trained
+
+        trained = fit(method, prepared, self.options, folder, seed=seed, teacher=teacher, train=train)
         for checkpoint in folder.glob("checkpoint-*"):
             shutil.rmtree(checkpoint)
         shutil.copyfile(folder / "log.json", self.folder / "log.json")
@@ -242,8 +240,7 @@ class StudyRun:
 
 
 def _metrics(ranks: MethodRanks) -> dict[str, float]:
-    summary = summarise_methods([ranks])[ranks.method]
-    return {name: value for name, value in summary.items() if isinstance(value, float)}
+    return summarise_methods([ranks])[ranks.method].metrics
 
 
 def _checkpoints(folder: Path) -> list[Path]:

@@ -38,9 +38,10 @@ from ilrec_trl.pipeline.options import (
     ModelOptions,
     StageOptions,
     TrainingOptions,
+    input_errors,
     mapping,
 )
-from ilrec_trl.pipeline.prepare import PreparedData, input_errors
+from ilrec_trl.pipeline.prepared_data import PreparedData
 from ilrec_trl.report.console import show
 
 
@@ -121,7 +122,7 @@ def _train_negative_source(
     validation, callbacks = _validation(prepared, evaluation)
     source = extra_arguments("ilrec", training)["negative_source"]
     arguments = train.trainer_arguments("ilrec", prepared, _library_options("ilrec", training), output_dir, seed)
-    with input_errors():
+    with input_errors("benchmarks"):
         args = NegativeSourceConfig(**arguments, negative_source=source)
     trainer = NegativeSourceTrainer(
         model,
@@ -138,16 +139,16 @@ def _train_negative_source(
     settings = settings_of("ilrec", training, seed) | {"parameters": model.num_parameters()}
     settings |= {"learning_rate": args.learning_rate, "intermediate_layers": list(trainer.intermediate_layers)}
     settings |= {"cpo_beta": trainer.cpo_beta, "crr_weight": trainer.crr_weight}
-    return _trained(model, settings, trainer.state.log_history, trainer.state.best_metric)
+    return _trained("ilrec", model, settings, trainer.state.log_history, trainer.state.best_metric)
 
 
 def _trained(
-    model: PreTrainedModel, settings: dict[str, Any], history: list[dict[str, Any]], best: float | None
+    method: str, model: PreTrainedModel, settings: dict[str, Any], history: list[dict[str, Any]], best: float | None
 ) -> train.TrainedModel:
     """The outcome, with the epoch that validation chose, if it did."""
     if best is not None:
         settings = settings | {"best_epoch": train.best_epoch(history, best), "validation_ndcg@10": best}
-    return train.TrainedModel(model, settings, history)
+    return train.TrainedModel(METHODS[method], model, settings, history)
 
 
 def _train_preference(
@@ -183,7 +184,7 @@ def _train_preference(
     for entry in trainer.state.log_history:
         step = entry["step"] + done
         history.append(entry | {"step": step, "epoch": round(step / updates, 6)})
-    return _trained(model, settings, history, trainer.state.best_metric)
+    return _trained(method, model, settings, history, trainer.state.best_metric)
 
 
 def _both_arguments(
@@ -204,10 +205,10 @@ def _both_arguments(
     shared |= {name: value for name, value in own.items() if name in _names(SFTConfig)}
     start = shared | train.NO_EVALUATION
     start |= {"output_dir": str(Path(output_dir) / "start"), "num_train_epochs": training.preference_start}
-    with input_errors():
+    with input_errors("benchmarks"):
         sft_args = SFTConfig(**start)
     updates = updates_of(sft_args, num_rows)
-    with input_errors():
+    with input_errors("benchmarks"):
         args = CONFIGS[method](**preference_arguments(method, prepared, training, shared, updates) | own)
     return sft_args, args
 
@@ -252,7 +253,7 @@ def train_compared(
     prepared = PreparedData.load(stage.prepared)
     model = train.build_model(prepared, model_options, stage.seed)
     trained = train_method(method.method, prepared, model, training, evaluation, stage.output_dir, seed=stage.seed)
-    trained.save_log(METHODS[method.method], stage.output_dir)
+    trained.save_log(stage.output_dir)
     best = trained.settings.get("validation_ndcg@10")
     show("" if best is None else f"Best validation NDCG@10 {best:.4f}")
     show(f"Model in {stage.output_dir}")

@@ -36,23 +36,34 @@ def mapping(name: str, value: Any, example: str) -> dict[str, Any]:
     return dict(value or {})
 
 
-# What reads the user's files for us. What else raises a ValueError was given something wrong by our own code.
+# What reads the user's files or options for us. What else raises a ValueError was given something wrong by our code.
 _READERS = {
-    *("ilrec_trl", "json", "pyarrow", "pandas", "datasets", "transformers", "tokenizers", "safetensors", "peft"),
+# What reads the user's files or options for us. Any other ValueError comes of what our own code gave to somebody.
+        "ilrec_trl",
+        "json",
+        "pyarrow",
+        "pandas",
+        "datasets",
+        "transformers",
+        "tokenizers",
+        "safetensors",
+        "peft",
+        "trl",
+    ),
     *("huggingface_hub", "jinja2", "codecs", "encodings", "gzip"),
 }
 
 
 @contextmanager
-def input_errors() -> Iterator[None]:
+def input_errors(*packages: str) -> Iterator[None]:
     """
     Make one line of what is wrong with the user's files or options: an `OSError`, and a `ValueError` that a check of
-    this package or a reader of files raised. Every other error is a bug and keeps its traceback.
+    this package, of `packages` or of a reader of files raised. Every other error is a bug and keeps its traceback.
     """
     try:
         yield
     except (ValueError, OSError) as error:
-        if not isinstance(error, OSError) and _raised_by(error) not in _READERS:
+        if not isinstance(error, OSError) and _raised_by(error) not in _READERS | {*packages}:
             raise
         raise InputError(" ".join(str(error).split()) or type(error).__name__) from error
 
@@ -369,7 +380,12 @@ class TrainingOptions:
             "list names layers, 'auto' takes 3."
         },
     )
-    cpo_beta: float = field(default=3.0, metadata={"help": "Strength of the penalty on negatives (ILRec)."})
+    cpo_beta: float | None = field(
+        default=None,
+        metadata={
+            "help": "Strength of the penalty on negatives (ILRec). Default: 3, or 1 with restrict_to_items false."
+        },
+    )
     cpd_weight: float = field(default=0.05, metadata={"help": "Weight of the distillation, lambda (ILRec)."})
     crr_weight: float = field(default=3.0, metadata={"help": "Weight of the collaborative rewards, mu (ILRec)."})
     trainer_args: str | None = field(

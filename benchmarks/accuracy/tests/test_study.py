@@ -21,7 +21,7 @@ from benchmarks.accuracy.study import main
 from benchmarks.accuracy.study_jobs import study_jobs
 from benchmarks.accuracy.study_options import StudyOptions, parts_of, read_options
 from benchmarks.accuracy.study_plan import read_study
-from benchmarks.accuracy.study_report import render_study_report
+from benchmarks.accuracy.study_report import _mean_and_deviation, render_study_report
 from ilrec_trl.pipeline.options import mapping
 from ilrec_trl.pipeline.prepare import items_columns
 from tests.pipeline.conftest import NUM_USERS
@@ -104,8 +104,8 @@ def results(finished):
 
 
 def test_figures_are_those_of_the_ranks(finished, results):
-    methods = results["data"]["circle"]["methods"]
-    assert {name: len(method["runs"]) for name, method in methods.items()} == {
+    methods = results["data_sets"]["circle"]["methods"]
+    assert {name: len(method["per_seed"]) for name, method in methods.items()} == {
         **{"popularity": 1, "transitions": 1, "SASRec": 2, "SFT": 2, "ILRec, k = 1": 2, "ILRec, k = 1 + SASRec": 2}
     }
     for name, folders in {"SFT": "SFT", "ILRec, k = 1": "ILRec,_k_=_1"}.items():
@@ -117,15 +117,17 @@ def test_figures_are_those_of_the_ranks(finished, results):
             each.append({metric: np.mean([user[metric] for user in users]) for metric in users[0]})
         for metric in ("hit@1", "hit@5", "hit@10", "ndcg@5", "ndcg@10", "mrr"):
             values = [figures[metric] for figures in each]
-            assert [run[metric] for run in methods[name]["runs"]] == pytest.approx(values, abs=1e-9)
-            assert methods[name]["mean"][metric] == pytest.approx(sum(values) / 2, abs=1e-9)
+            assert [run[metric] for run in methods[name]["per_seed"]] == pytest.approx(values, abs=1e-9)
+            assert methods[name][metric] == pytest.approx(sum(values) / 2, abs=1e-9)
             spread = abs(values[0] - values[1]) / math.sqrt(2)
-            assert methods[name]["deviation"][metric] == pytest.approx(spread, abs=1e-9)
+            assert _mean_and_deviation(methods[name], metric)[1] == pytest.approx(spread, abs=1e-9)
 
 
 def test_comparisons_are_paired_by_user_and_seed(finished, results):
     """Differences and parts of the users, recomputed from the files."""
-    (row,) = [row for row in results["data"]["circle"]["comparisons"] if row["a"] == "ILRec, k = 1"]
+    paired = [row for row in results["data_sets"]["circle"]["paired"] if row["a"] == "ILRec, k = 1"]
+    (row,) = [row for row in paired if row["metric"] == "ndcg@10" and row["part"] is None]
+    parts = {row["part"]: row for row in paired if row["part"] is not None}
     questions = pq.read_table(finished / "circle/popularity/questions.parquet").to_pylist()
     each = []
     for folder in ("SFT", "ILRec,_k_=_1"):
@@ -140,33 +142,33 @@ def test_comparisons_are_paired_by_user_and_seed(finished, results):
     differences = np.array([[ilrec[user] - sft[user] for user in users] for sft, ilrec in zip(*each, strict=True)])
     assert row["seeds"] == [0, 1]
     assert row["each_seed"] == pytest.approx(differences.mean(1), abs=1e-9)
-    assert row["metrics"]["ndcg@10"]["difference"] == pytest.approx(differences.mean(), abs=1e-9)
+    assert row["difference"] == pytest.approx(differences.mean(), abs=1e-9)
     error = differences.mean(0).std(ddof=1) / NUM_USERS**0.5
-    assert row["metrics"]["ndcg@10"]["users_error"] == pytest.approx(error, rel=0.05)
+    assert row["standard_error"] == pytest.approx(error, rel=0.05)
     lengths = np.array([question["history"] for question in questions])
     half = int(np.sort(lengths)[(NUM_USERS - 1) // 2])
-    part = row["parts"][f"long histories (over {half} items)"]
+    part = parts[f"long histories (over {half} items)"]
     assert part["questions"] == (lengths > half).sum()
     assert part["difference"] == pytest.approx(differences[:, lengths > half].mean(), abs=1e-9)
-    assert sum(part["questions"] for name, part in row["parts"].items() if "targets (" in name) == NUM_USERS
+    assert sum(part["questions"] for name, part in parts.items() if "targets (" in name) == NUM_USERS
     targets = [question["item"] for question in questions]
     (most, number), *_ = Counter(targets).most_common(1)
     others = np.array([target != most for target in targets])
-    part = row["parts"][f"all targets but the most frequent, {most}"]
+    part = parts[f"all targets but the most frequent, {most}"]
     assert part["questions"] == NUM_USERS - number
     assert part["difference"] == pytest.approx(differences[:, others].mean(), abs=1e-9)
     # Popularity has no seeds and stands beside both
-    (popularity,) = [row for row in results["data"]["circle"]["comparisons"] if row["a"] == "popularity"]
+    popularity = next(row for row in results["data_sets"]["circle"]["paired"] if row["a"] == "popularity")
     assert popularity["seeds"] == [0, 1]
     assert popularity["single"] == ["popularity"]
-    assert row["holm_p_value"] >= row["metrics"]["ndcg@10"]["p_value"]
+    assert row["holm_p_value"] >= row["p_value"]
 
 
 def test_what_the_most_frequent_target_adds(finished, results):
     """NDCG@10 of its questions over all, and of the others, recomputed from the ranks; the report shows both."""
     questions = pq.read_table(finished / "circle/popularity/questions.parquet").to_pylist()
     (most, number), *_ = Counter(question["item"] for question in questions).most_common(1)
-    assert results["data"]["circle"]["most_frequent_target"] == {
+    assert results["data_sets"]["circle"]["most_frequent_target"] == {
         **{"item": most, "questions": number, "share": number / NUM_USERS}
     }
     added, others = [], []
@@ -178,8 +180,8 @@ def test_what_the_most_frequent_target_adds(finished, results):
             values[row["item"] == most].append(metrics["ndcg@10"])
         added.append(sum(values[True]) / NUM_USERS)
         others.append(np.mean(values[False]))
-    method = results["data"]["circle"]["methods"]["SFT"]
-    assert [run["ndcg@10_of_others"] for run in method["runs"]] == pytest.approx(others, abs=1e-9)
+    method = results["data_sets"]["circle"]["methods"]["SFT"]
+    assert [run["ndcg@10_of_others"] for run in method["per_seed"]] == pytest.approx(others, abs=1e-9)
     _, section = (finished / "report.md").read_text().split("### What one target decides")
     assert f"{number} questions ({number / NUM_USERS:.1%}) have one target, item {most}." in section
     (row,) = [line for line in section.splitlines() if line.startswith("| SFT |")][:1]
@@ -204,7 +206,7 @@ def test_questions_say_how_often_a_target_was_trained_on(finished, data_folder):
 
 
 def test_validation_chooses_and_every_candidate_is_reported(finished, results):
-    tuning = results["data"]["circle"]["tuning"]["SFT"]
+    tuning = results["data_sets"]["circle"]["tuning"]["SFT"]
     scores = [candidate["validation"]["ndcg@10"] for candidate in tuning["candidates"]]
     assert tuning["chosen"] == 1
     assert scores[1] > scores[0] + 0.05
@@ -277,14 +279,16 @@ def test_a_run_that_is_missing_is_named(declare, finished, tmp_path):
 @pytest.mark.parametrize("lacking", ["SFT", "ILRec, k = 1"])
 def test_gains_over_methods_with_missing_runs_are_of_common_seeds(results, lacking):
     results = copy.deepcopy(results)
-    methods = results["data"]["circle"]["methods"]
+    methods = results["data_sets"]["circle"]["methods"]
     keys = ("ndcg@10", "ndcg@10_of_others")
-    (kept,) = (run for run in methods[lacking]["runs"] if run["seed"] == 1)
-    methods[lacking] |= {"runs": [kept], "mean": methods[lacking]["mean"] | {key: kept[key] for key in keys}}
+    (kept,) = (run for run in methods[lacking]["per_seed"] if run["seed"] == 1)
+    methods[lacking] |= {"per_seed": [kept]} | {key: kept[key] for key in keys}
     results["missing"] = [f"circle: {lacking} seed 0"]
     report = render_study_report(results)
     assert "over SFT, on common seeds where runs are missing." in report
-    sft, ilrec = (next(run for run in methods[name]["runs"] if run["seed"] == 1) for name in ("SFT", "ILRec, k = 1"))
+    sft, ilrec = (
+        next(run for run in methods[name]["per_seed"] if run["seed"] == 1) for name in ("SFT", "ILRec, k = 1")
+    )
     rows = [[cell.strip() for cell in line.split("|")] for line in report.splitlines() if "| ILRec, k = 1 |" in line]
     assert rows[0][8] == f"{ilrec['ndcg@10'] / sft['ndcg@10'] - 1:+.1%}"
     assert rows[1][4] == f"{ilrec['ndcg@10_of_others'] / sft['ndcg@10_of_others'] - 1:+.1%}"
