@@ -1,7 +1,7 @@
 """
 What new item tokens gain from starting at the titles of their items.
 
-    python benchmarks/accuracy/item_token_initialisation.py --data ../shared/data/industrial
+    python benchmarks/accuracy/item_token_initialisation.py --data PATH/TO/industrial
 
 A small Llama (4 layers, hidden size 128) is pretrained on the first 32 tokens of the catalogue's titles, gets the
 tokens of the semantic IDs, and is fine-tuned to give the ID of an item for its title. Measured is the loss (nats a
