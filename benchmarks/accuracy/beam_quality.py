@@ -1,7 +1,7 @@
 """
 How many of the really best items beam search finds, and what the normalisation of probabilities changes.
 
-    python benchmarks/accuracy/beam_quality.py --data ../shared/data/instruments
+    python benchmarks/accuracy/beam_quality.py --data PATH/TO/instruments
 
 Trains a small Llama on all but each user's last two items by plain fine-tuning (an epoch), then asks validation
 users; test items are not touched. The best items by the exact ranking are the yardstick of widths 5 to 100; Hit@10 and

@@ -1,7 +1,7 @@
 """
 How many dimensions EASE needs: NDCG@10 on validation items, of EASE whole and of the nearest models of fewer.
 
-    python benchmarks/accuracy/ease_rank.py --data ../shared/data/instruments --exclude_history
+    python benchmarks/accuracy/ease_rank.py --data PATH/TO/instruments --exclude_history
 
 EASE (Steck 2019, https://arxiv.org/abs/1905.03375) scores items by `X @ B`: a row of `X` says which items a user has,
 and `B` holds a weight for each pair of them. Of all models of `r` dimensions, `B @ V @ V.T` by the first `r` principal

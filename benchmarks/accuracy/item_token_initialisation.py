@@ -1,7 +1,7 @@
 """
 What new item tokens gain from starting at the titles of their items.
 
-    python benchmarks/accuracy/item_token_initialisation.py --data ../shared/data/industrial
+    python benchmarks/accuracy/item_token_initialisation.py --data PATH/TO/industrial
 
 A small Llama (4 layers, hidden size 128) is pretrained on the first 32 tokens of the catalogue's titles, gets the
 tokens of the semantic IDs, and is fine-tuned to give the ID of an item for its title. Measured is the loss (nats a
@@ -12,14 +12,19 @@ the same batches.
 import argparse
 import copy
 import random
+import sys
+from pathlib import Path
 
-import numpy as np
-import torch
-from measurements import compare, in_turn, write_results
-from torch.nn.utils.rnn import pad_sequence
-from transformers import LlamaConfig, LlamaForCausalLM
 
-from ilrec_trl import ItemCatalog
+sys.path.insert(0, str(Path(__file__).parents[2]))
+
+import numpy as np  # noqa: E402
+import torch  # noqa: E402
+from torch.nn.utils.rnn import pad_sequence  # noqa: E402
+from transformers import LlamaConfig, LlamaForCausalLM  # noqa: E402
+
+from benchmarks.speed.measurements import compare, in_turn, write_results  # noqa: E402
+from ilrec_trl import ItemCatalog  # noqa: E402
 
 
 METHODS = ("random", "mean", "item_texts")

@@ -8,6 +8,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -269,8 +270,8 @@ def systems(
         "seed": 0,
         **options,
     }
-    makers = {name: _maker(bench, common, name, peft_config) for name in methods}
-    return {name: System(make, warm_up=name.startswith("ILRec")) for name, make in makers.items()}
+    makers = Makers(bench, common, peft_config)
+    return {name: System(makers.maker(name), warm_up=name.startswith("ILRec")) for name in methods}
 
 
 #: Settings of ILRec by the name a table gives them.
@@ -287,105 +288,113 @@ VARIANTS: dict[str, dict[str, Any]] = {
 }
 
 
-def _maker(bench: Workbench, common: dict[str, Any], name: str, peft_config: Any) -> Callable[[], Any]:
-    folder = tempfile.mkdtemp()
-    rows, tokenizer = bench.rows, bench.tokenizer
-    sft = {"max_length": None, "output_dir": folder, **common}
+@dataclass(frozen=True)
+class Makers:
+    """Builds the trainers of one job, each on the same rows from the same weights."""
 
-    def make_sft():
-        columns = ["prompt", "completion"]
-        data = Dataset.from_list(rows).select_columns(columns)
+    bench: Workbench
+    common: dict[str, Any]
+    peft_config: Any = None
+
+    def maker(self, name: str) -> Callable[[], Any]:
+        """What builds the trainer that a table calls `name`."""
+        others: dict[str, Callable[[], Any]] = {
+            "SFT": self.sft,
+            "naive ILRec": self.naive_ilrec,
+            **{f"DPO {count} negatives": partial(self.dpo, count) for count in (1, 2, 3)},
+            "softmax-DPO 3 negatives": self.softmax_dpo,
+            "GRPO 8 rollouts": self.grpo,
+        }
+        return others[name] if name in others else partial(self.ilrec, **VARIANTS[name])
+
+    @property
+    def arguments(self) -> dict[str, Any]:
+        """Of a configuration, with an output folder of its own."""
+        return {"max_length": None, "output_dir": tempfile.mkdtemp(), **self.common}
+
+    @property
+    def rows(self) -> Dataset:
+        return Dataset.from_list(self.bench.rows)
+
+    @property
+    def reward_func(self) -> SASRecReward:
+        return SASRecReward(self.bench.sasrec, self.bench.item_trie)
+
+    def sft(self) -> SFTTrainer:
         return SFTTrainer(
-            bench.model(),
-            args=SFTConfig(**sft),
-            train_dataset=data,
-            processing_class=tokenizer,
-            peft_config=peft_config,
+            self.bench.model(),
+            args=SFTConfig(**self.arguments),
+            train_dataset=self.rows.select_columns(["prompt", "completion"]),
+            processing_class=self.bench.tokenizer,
+            peft_config=self.peft_config,
         )
 
-    def make_ilrec():
-        settings = VARIANTS[name]
-        reward = None if settings.get("crr_weight") == 0 else SASRecReward(bench.sasrec, bench.item_trie)
+    def ilrec(self, **settings: Any) -> ILRecTrainer:
         return ILRecTrainer(
-            bench.model(),
-            args=ILRecConfig(**sft, **settings),
-            train_dataset=Dataset.from_list(rows),
-            processing_class=tokenizer,
-            item_trie=bench.item_trie,
-            reward_func=reward,
-            peft_config=peft_config,
+            self.bench.model(),
+            args=ILRecConfig(**self.arguments, **settings),
+            train_dataset=self.rows,
+            processing_class=self.bench.tokenizer,
+            item_trie=self.bench.item_trie,
+            reward_func=None if settings.get("crr_weight") == 0 else self.reward_func,
+            peft_config=self.peft_config,
         )
 
-    def make_naive():
-        prepared = make_ilrec_prepared()
-        settings = ILRecConfig(**sft, cpo_beta=3.0, crr_weight=1.0)
+    def naive_ilrec(self) -> NaiveILRecTrainer:
+        prepared = ILRecTrainer(
+            self.bench.model(),
+            args=ILRecConfig(**self.arguments),
+            train_dataset=self.rows,
+            processing_class=self.bench.tokenizer,
+            item_trie=self.bench.item_trie,
+            reward_func=self.reward_func,
+        )
         return NaiveILRecTrainer(
-            bench.model(),
-            args=SFTConfig(**sft),
+            self.bench.model(),
+            args=SFTConfig(**self.arguments),
             train_dataset=prepared.train_dataset,
             data_collator=prepared.data_collator,
-            processing_class=tokenizer,
-            item_trie=bench.item_trie,
-            reward_func=SASRecReward(bench.sasrec, bench.item_trie),
-            settings=settings,
+            processing_class=self.bench.tokenizer,
+            item_trie=self.bench.item_trie,
+            reward_func=self.reward_func,
+            settings=ILRecConfig(**self.arguments, cpo_beta=3.0, crr_weight=1.0),
         )
 
-    def make_ilrec_prepared():
-        return ILRecTrainer(
-            bench.model(),
-            args=ILRecConfig(**sft),
-            train_dataset=Dataset.from_list(rows),
-            processing_class=tokenizer,
-            item_trie=bench.item_trie,
-            reward_func=SASRecReward(bench.sasrec, bench.item_trie),
-        )
-
-    def make_dpo():
+    def dpo(self, count: int) -> DPOTrainer:
         """As many pairs a positive as negatives, all in the positive's step."""
-        count = int(name.split()[1])
-        pairs = [row | {"rejected": rejected} for row in bench.negatives(count) for rejected in row["rejected"]]
-        batch = {"per_device_train_batch_size": count * bench.job.batch_size}
+        pairs = [row | {"rejected": rejected} for row in self.bench.negatives(count) for rejected in row["rejected"]]
+        batch = {"per_device_train_batch_size": count * self.bench.job.batch_size}
         return DPOTrainer(
-            bench.model(),
-            bench.model(),
-            DPOConfig(**{**sft, **batch}),
+            self.bench.model(),
+            self.bench.model(),
+            DPOConfig(**{**self.arguments, **batch}),
             train_dataset=Dataset.from_list(pairs),
-            processing_class=tokenizer,
+            processing_class=self.bench.tokenizer,
         )
 
-    def make_softmax_dpo():
+    def softmax_dpo(self) -> SoftmaxDPOTrainer:
         return SoftmaxDPOTrainer(
-            bench.model(),
-            bench.model(),
-            DPOConfig(**sft),
-            train_dataset=Dataset.from_list(bench.negatives(3)),
-            processing_class=tokenizer,
+            self.bench.model(),
+            self.bench.model(),
+            DPOConfig(**self.arguments),
+            train_dataset=Dataset.from_list(self.bench.negatives(3)),
+            processing_class=self.bench.tokenizer,
         )
 
-    def make_grpo():
-        rollouts = 8
+    def grpo(self, rollouts: int = 8) -> ItemGRPOTrainer:
+        batch = {"per_device_train_batch_size": rollouts * self.bench.job.batch_size}
         args = GRPOConfig(
-            **{**common, "output_dir": folder, "per_device_train_batch_size": rollouts * bench.job.batch_size},
+            **{**self.common, **batch, "output_dir": tempfile.mkdtemp()},
             num_generations=rollouts,
-            max_completion_length=bench.item_trie.depth + 1,
+            max_completion_length=self.bench.item_trie.depth + 1,
             steps_per_generation=1,
             beta=0.0,
         )
-        data = Dataset.from_list([{"prompt": row["prompt"], "item": row["item"]} for row in rows])
         return ItemGRPOTrainer(
-            bench.model(),
-            reward_funcs=item_match_reward(bench.item_trie),
+            self.bench.model(),
+            reward_funcs=item_match_reward(self.bench.item_trie),
             args=args,
-            train_dataset=data,
-            processing_class=tokenizer,
-            item_trie=bench.item_trie,
+            train_dataset=self.rows.select_columns(["prompt", "item"]),
+            processing_class=self.bench.tokenizer,
+            item_trie=self.bench.item_trie,
         )
-
-    others = {
-        "SFT": make_sft,
-        "naive ILRec": make_naive,
-        **{f"DPO {count} negatives": make_dpo for count in (1, 2, 3)},
-        "softmax-DPO 3 negatives": make_softmax_dpo,
-        "GRPO 8 rollouts": make_grpo,
-    }
-    return others.get(name, make_ilrec)

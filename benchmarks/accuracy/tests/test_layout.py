@@ -1,6 +1,7 @@
-"""The files of the laboratory: no circle of imports, none too long."""
+"""The files of the laboratory: what they import is there, no circle of imports, none too long."""
 
 import ast
+import importlib.util
 from pathlib import Path
 
 from tests.test_architecture import LINES_OF_A_FILE, circles
@@ -25,6 +26,21 @@ def imported_names(path):
 
 
 IMPORTS = {name: set(imported_names(path)) for name, path in FILES.items()}
+
+
+OF_ANOTHER_ENVIRONMENT = {"implicit", "pytorch_lightning", "rectools"}
+
+
+def test_what_is_imported_is_there():
+    packages = {other.split(".")[0] for imported in IMPORTS.values() for other in imported} - OF_ANOTHER_ENVIRONMENT
+    assert [name for name in sorted(packages) if importlib.util.find_spec(name) is None] == []
+
+
+def test_scripts_find_the_repository():
+    """`python benchmarks/...` puts the script's own folder on the path, not the root that imports count from."""
+    scripts = {name for name, path in FILES.items() if f"python {path.relative_to(ROOT)}" in path.read_text()}
+    missing = [name for name in scripts if "sys.path.insert(0, " not in FILES[name].read_text()]
+    assert sorted(missing) == []
 
 
 def test_no_circle():
