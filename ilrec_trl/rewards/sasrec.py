@@ -240,8 +240,8 @@ class SASRecModel(PreTrainedModel):
     def item_vectors(self, item_ids: Sequence[str]) -> torch.Tensor:
         """
         Vectors `(N, H)` that score items, in float32 without gradient: rows of the output matrix, or of the embeddings
-        if they are tied. `ValueError` for an unknown item. The vector of an item without training sequences is random,
-        apart from its features.
+        if they are tied. `ValueError` for an unknown item. The vector of an item without training sequences
+        holds no information, apart from its features.
         """
         weight = self.item_embedding.weight[1:] if self.output is None else self.output.weight
         return weight.detach().float()[torch.tensor([self.input_ids([item])[0] - 1 for item in item_ids])]
