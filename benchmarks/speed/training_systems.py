@@ -218,7 +218,7 @@ class NaiveILRecTrainer(SFTTrainer):
         labels = inputs["labels"]
         targets = TargetPositions.from_batch(inputs["input_ids"], labels, inputs["target_items"], self.item_trie)
         where = targets.groups[0]
-        places = zip(where.rows.tolist(), (where.columns + labels.size(1) - 1).tolist(), strict=True)
+        places = zip(where.rows.tolist(), (where.positions + labels.size(1) - 1).tolist(), strict=True)
         numbers = {place: number for number, place in enumerate(places)}
         rewards = None
         if self.reward_func is not None:

@@ -34,11 +34,9 @@ def constrained_beam_search(
 
     A beam's score is the sum of its tokens' log-probabilities (nats), as in `generate` with a logits processor and
     `length_penalty=0`. Items may differ in length: complete ones are kept apart from the `num_beams` that go on, and a
-    beam stops once `num_beams` complete items score higher, as it can only lose. Where `num_beams` is at least the
-    number of distinct token sequences, the result is exact.
-
-    Where all items have one length, every step has the same shapes whatever the beams hold, and nothing waits for the
-    device before the end.
+    beam stops once `num_beams` complete items score higher. If `num_beams` is at least the number of distinct token
+    sequences, the result is exact. If all items have one length, shapes do not depend on the beams, and nothing waits
+    for the device before the end.
 
     Args:
         model (`PreTrainedModel`):
@@ -52,15 +50,14 @@ def constrained_beam_search(
         num_beams (`int`):
             Beams for each prompt, and results.
         allow, exclude (*optional*):
-            As in [`recommend`]. Token sequences that an allowed item shares are found, and prefixes without any
-            allowed item below them take no beam.
+            As in [`recommend`]. Token sequences of at least one allowed item are found; other prefixes take no beam.
         normalise (`"vocabulary"` or `"continuations"`, *optional*, defaults to `"vocabulary"`):
             As in [`recommend`].
 
     Returns:
         `tuple[torch.Tensor, torch.Tensor]`: leaf nodes of the trie, `(B, num_beams)`, and their scores, of the same
-        shape, float32; best first, equal scores by node id. All leaves of a row are distinct. Where there are fewer
-        than `num_beams`, the rest is -1 with score `-inf`.
+        shape, float32; best first, equal scores by node id. All leaves of a row are distinct. If there are fewer than
+        `num_beams`, the rest is -1 with score `-inf`.
     """
     check_search_options(num_beams, normalise)
     trie = item_trie.to(input_ids.device)
@@ -137,7 +134,7 @@ def search(
         if not uniform and not bool(alive.any()):
             break
         if not uniform and normalise == "continuations" and bool((arrays.only_leaf(beams.nodes) >= 0)[alive].all()):
-            # What is forced has probability 1: the scores of all that is left are known.
+            # Tokens without an alternative have probability 1, so the scores of all beams are known
             ends_of = _Beams(arrays.only_leaf(beams.nodes), beams.scores)
             found, _ = found.join(ends_of).best(num_beams)
             break
@@ -149,17 +146,8 @@ def search(
 
 def log_probabilities(logits: Tensor, token_indices: Tensor, real: Tensor, normalise: Normalise) -> Tensor:
     """
-    Log-probability of each continuation, in nats; 0 where there is none.
-
-    Args:
-        logits (`torch.Tensor` of shape `(B, W, V)`):
-            Logits after each beam.
-        token_indices (`torch.Tensor` of shape `(B, W, C)`):
-            Places of the tokens of its continuations in the last dimension of `logits`.
-        real (`torch.Tensor` of shape `(B, W, C)`):
-            `False` on the padding among them.
-        normalise (`"vocabulary"` or `"continuations"`):
-            Tokens over which probabilities sum to 1.
+    Log-probabilities `(B, W, C)` in nats of the continuations of each beam, 0 where `real` `(B, W, C)` is `False`. The
+    `token_indices` `(B, W, C)` are their places in the last dimension of `logits` `(B, W, V)`.
     """
     if normalise == "vocabulary":
         return torch.where(real, logits.log_softmax(dim=-1, dtype=torch.float32).gather(2, token_indices), 0.0)
@@ -168,7 +156,7 @@ def log_probabilities(logits: Tensor, token_indices: Tensor, real: Tensor, norma
 
 
 def _sort_keys(scores: Tensor, nodes: Tensor) -> Tensor:
-    """Integers in the order of the scores (float32) and, where they are equal, against that of the nodes."""
+    """Integers in the order of the scores (float32); equal scores in the reverse order of the nodes."""
     bits = (scores + 0.0).view(torch.int32)  # -0.0 becomes 0.0; magnitudes of negative numbers still grow downwards
     ordered = torch.where(bits < 0, bits ^ 0x7FFFFFFF, bits).long()
     return (ordered << 32) + (0x7FFFFFFF - nodes)

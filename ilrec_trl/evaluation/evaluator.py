@@ -25,99 +25,22 @@ if TYPE_CHECKING:
     from datasets import Dataset
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-    from ..items.item_trie import ItemId, ItemTrie
+    from ..items.item_trie import ItemTrie
     from .beam_search import Normalise
 
 
-@dataclass(frozen=True)
-class Questions:
-    """
-    The columns of a data set that evaluation reads, row by row.
-
-    Attributes:
-        prompts (`list[str]` or `list[list[dict]]`): Prompts, or conversations.
-        items (`list[str | int]`): Target ids.
-        users (`list[str]`): User ids, or row numbers where the data set has no column `user`.
-        histories (`list[list[str | int]]`, *optional*): Items not to be recommended.
-    """
-
-    prompts: list[Prompt]
-    items: list[Any]
-    users: list[str]
-    histories: list[list[ItemId]] | None
-
-    @classmethod
-    def read(cls, dataset: Dataset, with_histories: bool) -> Questions:
-        """Read a data set, or refuse it with the remedy."""
-        needed = {"prompt", "item"} | ({"history"} if with_histories else set())
-        if missing := needed - set(dataset.column_names):
-            raise ValueError(
-                f"the data set has columns {dataset.column_names}, but evaluation needs {sorted(missing)} as well; "
-                "build it with `next_item_dataset`"
-            )
-        if not len(dataset):
-            raise ValueError("the data set has no row, so there is no user to evaluate")
-        if isinstance(dataset[0]["item"], list):
-            raise ValueError(
-                f"`item` of the first row is a list of {len(dataset[0]['item'])} ids, but a row to evaluate asks for "
-                "one item; build the data set with `next_item_dataset`"
-            )
-        users = map(str, dataset["user"] if "user" in dataset.column_names else range(len(dataset)))
-        histories = list(dataset["history"]) if with_histories else None
-        return cls(list(dataset["prompt"]), list(dataset["item"]), list(users), histories)
-
-    def select(self, rows: list[int]) -> Questions:
-        """The questions of some rows."""
-        return Questions(
-            [self.prompts[row] for row in rows],
-            [self.items[row] for row in rows],
-            [self.users[row] for row in rows],
-            self.histories and [self.histories[row] for row in rows],
-        )
-
-    def batches(self, batch_size: int) -> list[list[int]]:
-        """
-        Rows in batches. Prompts of like length share one, so that little of it is padding; the longest come first, so
-        that memory runs out early or never.
-        """
-        order = sorted(range(len(self.prompts)), key=lambda row: -_length(self.prompts[row]))
-        return [order[first : first + batch_size] for first in range(0, len(order), batch_size)]
-
-
-def _length(prompt: Prompt) -> int:
-    return len(prompt) if isinstance(prompt, str) else sum(len(message["content"]) for message in prompt)
-
-
-# At most so much is lost when a process is killed.
+# Ranks are saved after so many batches: the most that is lost when a process is killed
 BATCHES_A_FILE = 8
-
-
-@dataclass(frozen=True)
-class UserRanks:
-    """
-    Where each user's target came, in the order of the data set.
-
-    Attributes:
-        users (`list[str]`): User ids, or row numbers where the data set has no column `user`.
-        items (`list[str]`): Target ids.
-        starts (`np.ndarray` of shape `(U,)`): First rank the target can have, from 1; `inf` when not retrieved.
-        ties (`np.ndarray` of shape `(U,)`): Number of items that share the target's place.
-    """
-
-    users: list[str]
-    items: list[str]
-    starts: NDArray[np.float64]
-    ties: NDArray[np.int64]
 
 
 class RecommendationEvaluator:
     """
-    Ranks the whole catalogue for every user of a data set and measures where the targets come. No user is dropped: a
+    Ranks the whole catalogue for every user of a data set and measures the ranks of the targets. No user is dropped: a
     target beyond the beams counts as not found, whatever the batch size.
 
-    Under several processes (`torchrun`, `accelerate launch`) each ranks a part of the batches and all return the same
-    figures, bit for bit those of one process. Every process must call the evaluator. Where each holds a part of the
-    weights only (FSDP2), all rank every user together, which is right but no faster.
+    With several processes (`torchrun`, `accelerate launch`) each ranks a part of the batches, and all return the same
+    metrics, bit for bit those of one process. Every process must call the evaluator. If each process holds only a part
+    of the weights (FSDP2), all rank every user together, which is no faster.
 
     Args:
         dataset ([`~datasets.Dataset`]):
@@ -128,30 +51,28 @@ class RecommendationEvaluator:
         k (`tuple[int, ...]`, *optional*, defaults to `(1, 5, 10)`):
             Cut-offs of Hit@K and NDCG@K.
         ranking (`"beam"` or `"exact"`, *optional*, defaults to `"beam"`):
-            Constrained beam search ([`recommend`]), or the score of every item ([`rank_items`]), which costs more and
+            Constrained beam search ([`recommend`]), or the scores of all items ([`rank_items`]), which is slower and
             finds every target.
         num_beams (`int`, *optional*, defaults to `20`):
             Beams of the search, at least the largest cut-off. MRR counts within the beams.
         batch_size (`int`, *optional*, defaults to `64`):
-            Users a batch. It changes the speed alone.
+            Users in a batch. Only the speed depends on it.
         exclude_history (`bool`, *optional*, defaults to `False`):
-            Do not recommend items of the user's history. A target that is itself in the history then counts as not
-            found.
+            Do not recommend items of the user's history. A target in the history then counts as not found.
         allow (`list[str | int]`, *optional*):
             The only items to recommend, for instance those in stock. Other targets count as not found.
         normalise (`"vocabulary"` or `"continuations"`, *optional*, defaults to `"vocabulary"`):
             As in [`recommend`].
         memory_budget_mib (`float`, *optional*):
-            As in [`recommend`]: a batch is searched in parts that fit, with all its beams.
+            As in [`recommend`]: a batch is searched in parts that fit, with all beams.
         progress (`bool`, *optional*, defaults to `False`):
-            Show a progress bar of process 0's part.
+            Show a progress bar, of process 0's part.
         chat_template_kwargs (`dict`, *optional*):
             As in [`recommend`].
 
     Raises:
-        `ValueError`: for a missing column, an empty data set, a target outside the catalogue, an unknown ranking, a
-            batch of no users, fewer beams than the largest cut-off, or exact ranking with a memory budget; each with
-            the remedy.
+        `ValueError`: for a missing column, an empty data set, a target outside the catalogue, an unknown ranking, an
+            empty batch, fewer beams than the largest cut-off, or exact ranking with a memory budget.
 
     Example:
 
@@ -212,7 +133,7 @@ class RecommendationEvaluator:
         self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, *, resume_dir: str | Path | None = None
     ) -> dict[str, float]:
         """
-        Rank for every user.
+        Rank the catalogue for every user.
 
         Args:
             model ([`~transformers.PreTrainedModel`]):
@@ -220,15 +141,15 @@ class RecommendationEvaluator:
             tokenizer ([`~transformers.PreTrainedTokenizerBase`]):
                 Its tokenizer.
             resume_dir (`str` or `Path`, *optional*):
-                Folder that receives the ranks of finished users, every few batches. An evaluation that was killed goes
-                on from it, with any number of processes, and ends with the figures of one that was not.
+                Folder that receives the ranks of finished users, every few batches. A killed evaluation resumes from
+                it, with any number of processes, and ends with the same metrics.
 
         Returns:
             `dict[str, float]`: `hit@k` and `ndcg@k` for each cut-off and `mrr`, means over users. Standard errors are
             then in `standard_errors`, the ranks in `last_ranks`.
 
         Raises:
-            `ValueError`: where `resume_dir` holds the ranks of another evaluation, or the processes differ in model,
+            `ValueError`: if `resume_dir` holds the ranks of another evaluation, or the processes differ in model,
                 tokenizer, data set, catalogue or settings.
             `NotImplementedError`: for weights sharded by FSDP1 or ZeRO-3, and by FSDP2 with
                 `normalise="continuations"`.
@@ -244,12 +165,12 @@ class RecommendationEvaluator:
     def _all_ranks(
         self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, resume_dir: str | Path | None
     ) -> Ranks:
-        """Ranks of every row: those on disk, this process's and the others'."""
+        """Ranks of every row, from disk, from this process and from the others."""
         rank, processes = process_rank()
         sharded = has_sharded_weights(model)
         if sharded and self.normalise == "continuations":
             raise NotImplementedError(
-                "normalise='continuations' reads rows of the LM head, of which each process holds a part under FSDP2. "
+                "normalise='continuations' reads rows of the LM head, which FSDP2 splits over the processes. "
                 "Use normalise='vocabulary', or evaluate the saved model."
             )
         finished: Ranks = {}
@@ -259,7 +180,7 @@ class RecommendationEvaluator:
         if resume_dir is not None:
             store = FinishedUsers(resume_dir, about)
             finished = from_first(store.load)
-        # Whole batches: each user then has the companions, and so the rounding, of a single process.
+        # Whole batches, so that each user shares a batch, and thus the rounding, with the same users as on one process
         left = [rows for rows in self.batches if not finished.keys() >= set(rows)]
         own = left if sharded else left[rank::processes]
         for part in gather(self._rank_batches(model, tokenizer, own, store if rank == 0 or not sharded else None)):
@@ -290,7 +211,7 @@ class RecommendationEvaluator:
                         unsaved = {}
                     bar.update(len(rows))
         finally:
-            # Also where memory runs out or the user interrupts.
+            # Also if memory runs out or the user interrupts
             if store is not None and unsaved:
                 store.add(unsaved)
         return ranks
@@ -336,12 +257,89 @@ class RecommendationEvaluator:
         }
         every = gather(own)
         if sharded:
-            # Each process has weights of its own.
+            # Each process holds other weights
             whole = json_fingerprint([about["model"] for about in every])
             every = [about | {"model": whole} for about in every]
         if others := sorted({name for about in every for name in own if about[name] != every[0][name]}):
             raise ValueError(
-                f"the processes differ in {', '.join(others)}, so they cannot share an evaluation; give every process "
-                "the same"
+                f"the processes differ in {', '.join(others)}, so they cannot share an evaluation. Give every process "
+                "the same."
             )
         return every[0]
+
+
+@dataclass(frozen=True)
+class UserRanks:
+    """
+    Rank of each user's target, in the order of the data set.
+
+    Attributes:
+        users (`list[str]`): User ids, or row numbers if the data set has no column `user`.
+        items (`list[str]`): Target ids.
+        starts (`np.ndarray` of shape `(U,)`): First rank the target can have, from 1; `inf` when not retrieved.
+        ties (`np.ndarray` of shape `(U,)`): Number of items that share the target's rank.
+    """
+
+    users: list[str]
+    items: list[str]
+    starts: NDArray[np.float64]
+    ties: NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Questions:
+    """
+    The columns of a data set that evaluation reads.
+
+    Attributes:
+        prompts (`list[str]` or `list[list[dict]]`): Prompts, or conversations.
+        items (`list[str | int]`): Target ids.
+        users (`list[str]`): User ids, or row numbers if the data set has no column `user`.
+        histories (`list[list[str | int]]`, *optional*): Items not to recommend.
+    """
+
+    prompts: list[Prompt]
+    items: list[Any]
+    users: list[str]
+    histories: list[list[ItemId]] | None
+
+    @classmethod
+    def read(cls, dataset: Dataset, with_histories: bool) -> Questions:
+        """Read a data set; `ValueError` if it lacks a column or rows, or asks for several items in a row."""
+        needed = {"prompt", "item"} | ({"history"} if with_histories else set())
+        if missing := needed - set(dataset.column_names):
+            raise ValueError(
+                f"the data set has columns {dataset.column_names}, but evaluation needs {sorted(missing)} as well; "
+                "build it with `next_item_dataset`"
+            )
+        if not len(dataset):
+            raise ValueError("the data set has no row, so there is no user to evaluate")
+        if isinstance(dataset[0]["item"], list):
+            raise ValueError(
+                f"`item` of the first row is a list of {len(dataset[0]['item'])} ids, but a row to evaluate asks for "
+                "one item; build the data set with `next_item_dataset`"
+            )
+        users = map(str, dataset["user"] if "user" in dataset.column_names else range(len(dataset)))
+        histories = list(dataset["history"]) if with_histories else None
+        return cls(list(dataset["prompt"]), list(dataset["item"]), list(users), histories)
+
+    def select(self, rows: list[int]) -> Questions:
+        """The questions of some rows."""
+        return Questions(
+            [self.prompts[row] for row in rows],
+            [self.items[row] for row in rows],
+            [self.users[row] for row in rows],
+            self.histories and [self.histories[row] for row in rows],
+        )
+
+    def batches(self, batch_size: int) -> list[list[int]]:
+        """
+        Row numbers in batches of prompts of similar length, which need little padding. The longest come first, so that
+        memory runs out at the start or never.
+        """
+        order = sorted(range(len(self.prompts)), key=lambda row: -_length(self.prompts[row]))
+        return [order[first : first + batch_size] for first in range(0, len(order), batch_size)]
+
+
+def _length(prompt: Prompt) -> int:
+    return len(prompt) if isinstance(prompt, str) else sum(len(message["content"]) for message in prompt)

@@ -1,4 +1,4 @@
-"""Which items each prompt may be given: allow-lists and deny-lists as sorted numbers, asked along the trie."""
+"""Items that each prompt may be given: allow-lists and deny-lists as sorted numbers, looked up along the trie."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ ItemSets: TypeAlias = Sequence[ItemId] | Sequence[Sequence[ItemId]] | Tensor
 
 @dataclass
 class _Keys:
-    """Sets of items as ascending `user * num_items + column` `(K,)`; a set for all prompts has user 0 alone."""
+    """Sets of items as ascending `user * num_items + item_index` `(K,)`; a set for all prompts has user 0 alone."""
 
     keys: Tensor
     shared: bool
@@ -37,19 +37,10 @@ class _Keys:
 
 class ItemFilter:
     """
-    What `allow` and `exclude` of [`recommend`] leave to each prompt.
+    The items that `allow` and `exclude` of [`recommend`] leave to each of `num_prompts` prompts.
 
-    Items below a node are one range of columns, so that two binary searches count those of a set: no list is turned
-    into a mask of the vocabulary or walked in Python, and memory grows with the lists alone.
-
-    Args:
-        trie ([`ItemTrie`]):
-            The catalogue, on the device of the search.
-        num_prompts (`int`):
-            Prompts of the request.
-        allow, exclude (*optional*):
-            Item ids for all prompts or a `(I,)` mask over the columns of the trie; or one list of ids for each prompt
-            or a `(B, I)` mask.
+    Items below a node are one range of item indices, so that two binary searches count those of a set. No list becomes
+    a mask over the vocabulary or is walked in Python, and memory grows with the lists alone.
     """
 
     def __init__(
@@ -61,7 +52,7 @@ class ItemFilter:
         allowed, removed = self._allowed, self._removed
         if allowed is None or removed is None:
             return
-        if allowed.shared and not removed.shared:  # count only what was allowed to begin with
+        if allowed.shared and not removed.shared:  # only items that are allowed at all
             self._removed = _Keys(removed.keys[allowed.contains(removed.keys % len(trie))], shared=False)
         else:
             out = removed.contains(allowed.keys % len(trie) if removed.shared else allowed.keys)
@@ -72,7 +63,7 @@ class ItemFilter:
         return self._allowed is None and (self._removed is None or not len(self._removed.keys))
 
     def open_nodes(self, users: Tensor, nodes: Tensor) -> Tensor:
-        """Whether any item below each node may be given to its user; shapes alike, False for node -1."""
+        """Whether any item below each node may be given to its user; both of one shape, False for node -1."""
         arrays, num_items = self._trie.arrays, len(self._trie)
         known = nodes.clamp(min=0)
         first, last = arrays.item_start[known].long(), arrays.item_end[known].long()
@@ -85,13 +76,13 @@ class ItemFilter:
             left = left - self._removed.count_between(offset + first, offset + last)
         return (left > 0) & (nodes >= 0)
 
-    def keeps(self, users: Tensor, columns: Tensor) -> Tensor:
-        """Whether each item, by its column of the trie, may be given to its user; shapes alike."""
-        kept = torch.ones_like(columns, dtype=torch.bool)
+    def keeps(self, users: Tensor, item_indices: Tensor) -> Tensor:
+        """Whether each item may be given to its user; both of one shape."""
+        kept = torch.ones_like(item_indices, dtype=torch.bool)
         if self._allowed is not None:
-            kept &= self._allowed.contains(self._allowed.offsets(users, len(self._trie)) + columns)
+            kept &= self._allowed.contains(self._allowed.offsets(users, len(self._trie)) + item_indices)
         if self._removed is not None:
-            kept &= ~self._removed.contains(self._removed.offsets(users, len(self._trie)) + columns)
+            kept &= ~self._removed.contains(self._removed.offsets(users, len(self._trie)) + item_indices)
         return kept
 
 
@@ -113,14 +104,14 @@ def _parse(trie: ItemTrie, num_prompts: int, sets: ItemSets, name: str) -> _Keys
         )
     lengths = torch.tensor([len(items) for items in values], dtype=torch.long, device=trie.device)
     users = torch.repeat_interleave(lengths)
-    columns = trie.index_of([item for items in values for item in items])
-    return _Keys((users * len(trie) + columns).unique(), shared=False)
+    item_indices = trie.index_of([item for items in values for item in items])
+    return _Keys((users * len(trie) + item_indices).unique(), shared=False)
 
 
 def _parse_mask(trie: ItemTrie, num_prompts: int, mask: Tensor, name: str) -> _Keys:
     if mask.dtype != torch.bool or tuple(mask.shape) not in ((len(trie),), (num_prompts, len(trie))):
         raise ValueError(
             f"Got a tensor of type {mask.dtype} and shape {tuple(mask.shape)} as {name}, expected a mask of type bool "
-            f"and shape ({len(trie)},) or ({num_prompts}, {len(trie)}), columns in the order of `ItemTrie.item_ids`."
+            f"and shape ({len(trie)},) or ({num_prompts}, {len(trie)}), items in the order of `ItemTrie.item_ids`."
         )
     return _Keys(mask.to(trie.device).flatten().nonzero().flatten(), shared=mask.dim() == 1)

@@ -1,4 +1,4 @@
-"""The catalogue as a logits processor, for the ways of decoding that `generate` has."""
+"""The catalogue as a logits processor for `generate`."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ class ItemTrieLogitsProcessor(LogitsProcessor):
     """
     Allow `generate` only tokens that continue an item of the catalogue, and after a complete item only its end.
 
-    For ranked lists [`recommend`] is several times faster; this is for `generate`'s own ways of decoding: sampling,
-    several sequences a prompt, beams. Items may differ in length, and a call's prompts too.
+    Use [`recommend`] for ranked lists, which is several times faster, and this class for sampling and other ways of
+    decoding of `generate`. Items may differ in length, and so may the prompts of a call.
 
-    `generate` keeps its number of beams even where fewer prefixes are left: it then carries on with beams whose scores
-    are below -1e8, or `-inf`. They are no items, or copies of some; drop them by their score.
+    `generate` keeps its number of beams even if fewer prefixes are left. The surplus beams have scores below -1e8 or
+    `-inf`, and hold no items or copies of some: drop them by their score.
 
     Args:
         item_trie ([`ItemTrie`]):
             The catalogue.
         prompt_length (`int`):
-            Columns of `input_ids` that `generate` is called with. Pad prompts on the left.
+            Length of the `input_ids` that `generate` is called with. Pad prompts on the left.
         end_token_id (`int`):
-            The only token allowed after a complete item, as a rule the tokenizer's end-of-sequence token.
+            The only token allowed after a complete item, usually the tokenizer's end-of-sequence token.
 
     Example:
 
@@ -42,19 +42,9 @@ class ItemTrieLogitsProcessor(LogitsProcessor):
 
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
         """
-        Set all scores to `-inf` but those of allowed tokens.
-
-        Args:
-            input_ids (`torch.Tensor` of shape `(N, L)`):
-                Prompts and what has been generated.
-            scores (`torch.Tensor` of shape `(N, V)`):
-                Scores of the next token.
-
-        Returns:
-            `torch.Tensor` of shape `(N, V)`: `-inf` throughout in a row that starts no item.
-
-        Raises:
-            ValueError: where no row starts an item, so that `prompt_length` must be wrong.
+        Scores `(N, V)` of the next tokens after `input_ids` `(N, L)`, prompts and generated tokens, with `-inf` for
+        all tokens that are not allowed. `ValueError` if no row starts an item, since `prompt_length` must then be
+        wrong.
         """
         trie = self.item_trie.to(input_ids.device)
         trie.check_vocab_size(scores.shape[1])
@@ -64,9 +54,9 @@ class ItemTrieLogitsProcessor(LogitsProcessor):
             nodes = torch.where(arrays.is_leaf(nodes), nodes, arrays.child(nodes, tokens, level))
         if bool((nodes < 0).all()) or input_ids.shape[1] < self.prompt_length:
             raise ValueError(
-                f"No row of input_ids goes on with an item after its first {self.prompt_length} tokens; the first "
-                f"has {input_ids[0, self.prompt_length :].tolist()} there. Set prompt_length to the columns of "
-                "input_ids that `generate` is called with."
+                f"No row of input_ids starts an item after its first {self.prompt_length} tokens; the first row has "
+                f"{input_ids[0, self.prompt_length :].tolist()} there. Set prompt_length to the length of the prompts "
+                "that `generate` is called with."
             )
         rows, tokens, _ = trie.children(nodes)  # (E,)
         allowed = torch.full_like(scores, -torch.inf)

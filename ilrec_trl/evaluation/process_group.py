@@ -1,4 +1,4 @@
-"""The processes that `torchrun` or `accelerate launch` started, as they share an evaluation."""
+"""Processes of `torchrun` or `accelerate launch` that share an evaluation."""
 
 from __future__ import annotations
 
@@ -32,8 +32,8 @@ def gather(value: Any) -> list[Any]:
 
 def from_first(function: Callable[[], T]) -> T:
     """
-    What `function` returns on process 0, which alone calls it. An error of it is raised on every process, so that none
-    waits for the others. Every process must call this.
+    The result of `function` on process 0, the only one that calls it. Its error is raised on every process, so that
+    none waits for the others. Every process must call this.
     """
     rank, count = process_rank()
     if count == 1:
@@ -52,18 +52,16 @@ def from_first(function: Callable[[], T]) -> T:
 
 def has_sharded_weights(model: nn.Module) -> bool:
     """
-    Whether each process holds a part of the weights only, as under FSDP2 and tensor parallelism, so that all of them
-    must run the same forward passes at the same time.
-
-    Raises:
-        `NotImplementedError`: for FSDP1 and ZeRO-3, whose weights can only be gathered inside their own wrappers.
+    Whether each process holds only a part of the weights, as under FSDP2 and tensor parallelism. All processes must
+    then run the same forward passes at the same time. `NotImplementedError` for FSDP1 and ZeRO-3, whose weights can
+    only be gathered inside their own wrappers.
     """
     if any(hasattr(parameter, "ds_id") for parameter in model.parameters()):
         raise NotImplementedError(
-            "The weights are partitioned by DeepSpeed ZeRO-3, whose engine this evaluation does not go through. Use "
+            "The weights are partitioned by DeepSpeed ZeRO-3, whose engine this evaluation does not use. Use "
             "ZeRO-2, DDP or FSDP2, or evaluate the saved model with `ilrec evaluate`."
         )
-    # Its name is enough: importing FSDP1 takes time.
+    # By name, since importing FSDP1 takes time
     if any(type(module).__name__ == "FullyShardedDataParallel" for module in model.modules()) or any(
         type(parameter).__name__ == "FlatParameter" for parameter in model.parameters()
     ):

@@ -14,6 +14,9 @@ from transformers.cache_utils import DynamicCache, DynamicLayer
 from ..items.item_trie import ItemTrie
 
 
+MIB = 2**20
+
+
 def prompt_batches(
     encoded: Sequence[Sequence[int]],
     pad_token_id: int | None,
@@ -21,17 +24,8 @@ def prompt_batches(
     fitting: Callable[[int], int] | None = None,
 ) -> Iterator[tuple[list[int], Tensor, Tensor]]:
     """
-    Batches of prompts of similar length, longest first, so that little is padding and memory runs out early or never.
-
-    Args:
-        encoded (`list[list[int]]`):
-            Token ids of each prompt.
-        pad_token_id (`int` or `None`):
-            Token to pad with.
-        batch_size (`int`):
-            Most prompts of a batch.
-        fitting (`Callable[[int], int]`, *optional*):
-            Most prompts of so many tokens.
+    Batches of prompts of similar length, longest first: little is padding, and memory runs out at the start or never.
+    A batch has at most `batch_size` prompts, and at most `fitting(S)` for prompts of S tokens.
 
     Yields:
         `tuple[list[int], torch.Tensor, torch.Tensor]`: rows of `encoded`, input ids and attention mask, both
@@ -45,7 +39,7 @@ def prompt_batches(
         width = len(encoded[order[start]])
         rows = order[start : start + (batch_size if fitting is None else min(batch_size, fitting(width)))]
         start += len(rows)
-        # What padding holds is never seen: without a padding token any will do.
+        # The model never sees padding, so any token will do
         input_ids = torch.full((len(rows), width), pad_token_id or 0)  # (B, S)
         attention_mask = torch.zeros_like(input_ids)  # (B, S)
         for place, row in enumerate(rows):
@@ -66,12 +60,9 @@ def evaluation_mode(model: nn.Module) -> Iterator[None]:
             module.training = True
 
 
-MIB = 2**20
-
-
 def search_bytes(model: PreTrainedModel, item_trie: ItemTrie, prompt_length: int, num_beams: int) -> int:
     """
-    Upper estimate of the memory that beam search takes for one prompt, beside the model and the trie.
+    Upper estimate of the memory in bytes that beam search takes for one prompt, besides the model and the trie.
 
     With `e` bytes a value, `S` prompt tokens, `W` beams, items of `D` tokens, and a model of `L` layers, `G` key-value
     heads of size `d`, `A` attention heads, hidden size `H`, intermediate size `F` and `V` tokens:
@@ -82,15 +73,7 @@ def search_bytes(model: PreTrainedModel, item_trie: ItemTrie, prompt_length: int
         candidates  56 W C, for the most continuations C that an item's prefix has
         bytes       cache + the larger of: layer of the prompt; layer of the beams + logits + candidates
 
-    Args:
-        model (`PreTrainedModel`):
-            Causal language model.
-        item_trie ([`ItemTrie`]):
-            The catalogue.
-        prompt_length (`int`):
-            Tokens of the prompt, its padding included.
-        num_beams (`int`):
-            Beams.
+    The `prompt_length` counts padding.
     """
     base: Any = getattr(model, "get_base_model", lambda: model)()
     config = base.config.get_text_config()
@@ -113,8 +96,8 @@ def search_bytes(model: PreTrainedModel, item_trie: ItemTrie, prompt_length: int
 
 def shares_prompt(base: Any) -> bool:
     """
-    Whether beams can be further positions of the prompt's row: attention that takes a mask of any shape (`sdpa`,
-    `eager`) in all layers, positions that are given, and no bias by distance.
+    Whether beams can be further positions of the prompt's row. This needs attention with a mask of any shape (`sdpa`,
+    `eager`) in all layers, explicit positions, and no bias by distance.
     """
     text_config = base.config.get_text_config()
     layers = DynamicCache(config=text_config).layers
@@ -126,7 +109,7 @@ def shares_prompt(base: Any) -> bool:
 
 
 def prompts_within(budget_mib: float, bytes_each: int, prompt_length: int) -> int:
-    """Prompts of `bytes_each` that fit; `ValueError` where not even one does."""
+    """Number of prompts of `bytes_each` that fit; `ValueError` if not even one does."""
     fitting = int(budget_mib * MIB // bytes_each)
     if fitting < 1:
         raise ValueError(

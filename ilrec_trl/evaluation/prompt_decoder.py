@@ -1,4 +1,4 @@
-"""One pass over the prompts, then several continuations of each: the part of beam search that touches the model."""
+"""The part of beam search that runs the model: one pass over the prompts, then several continuations of each."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ class PromptDecoder:
     """
     Encode left-padded prompts once and decode several continuations of each, token by token.
 
-    Where the model's attention takes a mask of any shape (`sdpa` and `eager`, all layers with full attention), the
-    continuations of a prompt are further positions of the prompt's own row, and a mask shows each of them the prompt
-    and its own tokens only: the prompt's keys and values are neither copied for the beams nor moved when beams change
-    places. Otherwise the cache is repeated for the beams, as `generate` does.
+    If the model's attention takes a mask of any shape (`sdpa` and `eager`, all layers with full attention), the
+    continuations of a prompt are further positions of the prompt's own row. A mask shows each of them only the prompt
+    and its own tokens, so the prompt's keys and values are neither copied for the beams nor moved when beams are
+    reordered. Otherwise the cache is repeated for the beams, as `generate` does.
 
     Args:
         model (`PreTrainedModel`):
@@ -64,10 +64,10 @@ class PromptDecoder:
         self._own = attention_mask.new_zeros(len(input_ids), 1, 0, dtype=torch.bool)  # (B, W, C)
 
     def fork(self) -> PromptDecoder:
-        """A decoder that goes on from here by itself; before the first step it shares the prompts' cache."""
+        """An independent decoder in the same state; before the first step it shares the prompts' cache."""
         other = copy.copy(self)
         if self._shares_rows and not self._steps:
-            # A pass puts new tensors into a layer's place; those that are there are left as they are.
+            # A pass replaces the tensors of a layer, and does not change them
             other._cache = copy.copy(self._cache)
             other._cache.layers = [copy.copy(layer) for layer in self._cache.layers]
         else:
@@ -82,7 +82,7 @@ class PromptDecoder:
             tokens (`torch.Tensor` of shape `(B, W)`):
                 Next token of each continuation.
             parents (`torch.Tensor` of shape `(B, W)`):
-                Which of the continuations before this step each one extends.
+                The continuation before this step that each one extends.
 
         Returns:
             `torch.Tensor` of shape `(B, W, V)`: logits of the token after it.

@@ -35,16 +35,14 @@ def recommend(
     chat_template_kwargs: dict[str, Any] | None = None,
 ) -> list[list[tuple[ItemId, float]]]:
     """
-    Rank the items that a model finds most probable after each prompt.
-
-    Prompts are tokenized as `SFTTrainer` tokenizes its `prompt` column. The search can only yield items of the
-    catalogue, each at most once.
+    Rank the items that a model finds most probable after each prompt. Only items of the catalogue are found, each at
+    most once. Prompts are tokenized as `SFTTrainer` tokenizes its `prompt` column.
 
     Args:
         model (`PreTrainedModel`):
             Causal language model; dropout is off during the search.
         tokenizer (`PreTrainedTokenizerBase`):
-            Its tokenizer, on whose padding side nothing depends.
+            Its tokenizer. The padding side does not matter.
         prompts (`list[str]` or `list[list[dict]]`):
             Prompts, or conversations.
         item_trie ([`ItemTrie`]):
@@ -52,33 +50,33 @@ def recommend(
         top_k (`int`, *optional*, defaults to `10`):
             Items for each prompt.
         num_beams (`int`, *optional*, defaults to `20`):
-            Beams of the search, at least `top_k`. More beams find the most probable items more surely.
+            Beams of the search, at least `top_k`. With more beams the search misses fewer of the most probable items.
         allow (`list[str | int]`, `list[list[str | int]]` or `torch.Tensor`, *optional*):
             The only items to recommend, for instance those in stock: one list for all prompts, or a list for each
             prompt. A mask of type bool over `ItemTrie.item_ids`, of shape `(I,)` or `(B, I)`, saves looking ids up.
         exclude (`list[str | int]`, `list[list[str | int]]` or `torch.Tensor`, *optional*):
             Items not to recommend, in the same forms; for instance each user's history.
         normalise (`"vocabulary"` or `"continuations"`, *optional*, defaults to `"vocabulary"`):
-            What a token's probability is a share of: all tokens of the model, as in training and in `generate`, or
-            those that continue the prefix in some item of the catalogue, whatever `allow` and `exclude` say.
-            Probabilities of all items then sum to 1, and only the item tokens' rows of the head are computed.
+            Tokens over which probabilities sum to 1: all tokens of the model, as in training and in `generate`, or
+            those that continue the prefix in some item of the catalogue, whatever `allow` and `exclude` are. With the
+            latter, probabilities of all items sum to 1, and only the item tokens' rows of the head are computed.
         batch_size (`int`, *optional*):
-            Prompts searched at once, at most. By default 16, or what `memory_budget_mib` leaves room for.
+            Most prompts to search at once. Defaults to 16, or to as many as fit `memory_budget_mib`.
         memory_budget_mib (`float`, *optional*):
-            Memory for the search beside the model and the trie, in MiB. The batch is as large as the estimate of
-            `ilrec_trl.evaluation.memory_budget.search_bytes` allows; the beams stay as many as they are.
+            Memory in MiB for the search, besides model and trie. It sets the size of batches by the estimate of
+            [`search_bytes`]; the number of beams stays.
         chat_template_kwargs (`dict`, *optional*):
-            Given to the chat template of conversations, as the data set's column of this name is in training; for
+            Arguments of the chat template of conversations, like the data set's column of this name in training; for
             instance `{"enable_thinking": False}`.
 
     Returns:
         `list[list[tuple[str | int, float]]]`: for each prompt `top_k` pairs of item id and log-probability (nats),
-        best first; fewer only where `allow` and `exclude` leave fewer. Items that share a token
-        sequence stand next to each other with one score, in catalogue order.
+        best first; fewer only if `allow` and `exclude` leave fewer. Items that share a token
+        sequence follow one another with one score, in catalogue order.
 
     Raises:
-        ValueError: where `top_k` exceeds `num_beams` or the catalogue, a prompt has no tokens, a list for each prompt
-            is missing or holds an unknown item, or not even one prompt fits the memory budget.
+        ValueError: if `top_k` exceeds `num_beams` or the catalogue, a prompt has no tokens, lists are not one for each
+            prompt or hold an unknown item, or not even one prompt fits the memory budget.
 
     Example:
 

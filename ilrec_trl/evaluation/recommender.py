@@ -1,4 +1,4 @@
-"""[`Recommender`]: from a user's items to the next ones, with everything that takes in one folder."""
+"""[`Recommender`]: from a user's items to recommended ones, saved with everything it needs in one folder."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from .item_filter import ItemSets
 
-# Fields of a renderer that are data; the others are objects that the folder holds in files of their own.
+# Fields of a renderer that are data; its other parts are saved in files of their own
 _PROMPT_FIELDS = ("separator", "max_history", "conversational", "system_prompt", "chat_template_kwargs", "max_length")
 
 
@@ -53,7 +53,7 @@ class Recommender:
         renderer ([`PromptRenderer`]):
             Turns histories into prompts as in training. Its catalogue names the items.
         num_beams (`int`, *optional*, defaults to `20`):
-            Beams of the search, and so the most items that one call can ask for.
+            Beams of the search, and the most items that one call can ask for.
 
     Example:
 
@@ -99,11 +99,11 @@ class Recommender:
 
         Args:
             histories (`list[list[str]]`):
-                Item ids of each user, oldest first. Prompts show the latest, as many as in training.
+                Item ids of each user, oldest first. Prompts hold the latest ones, as many as in training.
             top_k (`int`, *optional*, defaults to `10`):
                 Items for each user, at most `num_beams`.
             exclude_history (`bool`, *optional*, defaults to `False`):
-                Recommend nothing of the whole of a user's history.
+                Do not recommend any item of a user's history.
             allow (*optional*):
                 The only items to recommend, for all users or for each, in the forms that [`recommend`] takes.
             exclude (`list[list[str]]`, *optional*):
@@ -112,15 +112,17 @@ class Recommender:
                 `batch_size`, `memory_budget_mib` and `normalise` of [`recommend`].
 
         Returns:
-            `list[list[Recommendation]]`: for each user item, title and log-probability, best first; fewer than `top_k`
-            only where `allow` and `exclude` leave fewer.
+            `list[list[Recommendation]]`: item, title and log-probability for each user, best first; fewer than `top_k`
+            only if `allow` and `exclude` leave fewer.
 
         Raises:
             `ValueError`: for an empty history, an unknown item, more items than beams or than the catalogue has, or
                 lists that are not one for each user.
         """
         if exclude is not None and len(exclude) != len(histories):
-            raise ValueError(f"Got {len(exclude)} lists of items to exclude for {len(histories)} users: one for each.")
+            raise ValueError(
+                f"Got {len(exclude)} lists of items to exclude for {len(histories)} users, not one for each."
+            )
         if exclude_history:
             added = exclude if exclude is not None else [[] for _ in histories]
             exclude = [[*history, *items] for history, items in zip(histories, added, strict=True)]
@@ -142,9 +144,9 @@ class Recommender:
 
     def save_pretrained(self, directory: str | Path) -> None:
         """
-        Write everything into `directory`: the model and tokenizer as plain transformers reads them, `trie.safetensors`
-        and `trie.json`, `catalog.json`, `item_map.json` (of every item its title, text and token ids, for other
-        programs) and `recommender.json` (prompts and beams).
+        Write everything into `directory`: model and tokenizer in the format of transformers, `trie.safetensors` and
+        `trie.json`, `catalog.json`, `item_map.json` (title, text and token ids of every item, for other programs) and
+        `recommender.json` (prompts and beams).
         """
         self.model.save_pretrained(directory)
         self.save_items(directory)
@@ -181,8 +183,8 @@ class Recommender:
                 Arguments of [`~transformers.PreTrainedModel.from_pretrained`], such as `dtype` and `device_map`.
 
         Raises:
-            `FileNotFoundError`: where the folder holds no `recommender.json`.
-            `ValueError`: where it was written by another version, or its parts do not belong together.
+            `FileNotFoundError`: if the folder holds no `recommender.json`.
+            `ValueError`: if another version wrote it, or its parts do not belong together.
         """
         from transformers import AutoModelForCausalLM, AutoTokenizer
 

@@ -26,24 +26,23 @@ def merge_adapter(
 ) -> PreTrainedModel:
     """
     Merge an adapter into its base model and save model and tokenizer, so that `AutoModelForCausalLM.from_pretrained`
-    gives the model that was trained, without PEFT and without bitsandbytes.
+    loads the trained model without PEFT and without bitsandbytes.
 
     LoRA and its relatives, `trainable_token_indices` and `modules_to_save` are merged, for tied and untied heads. A
-    base in 4 or 8 bits (QLoRA) is first dequantised: merged into the 4-bit weights themselves, most of an adapter
-    would be rounded away.
+    base in 4 or 8 bits (QLoRA) is first dequantised, since rounding to 4 bits would remove most of an adapter.
 
     Args:
         adapter (`PeftModel`, `str` or `Path`):
-            The trained model, for instance `trainer.model`, **which is used up**: its weights become the merged ones.
-            Or the folder that holds it.
+            The trained model, for instance `trainer.model`, **which cannot be used afterwards**: its weights become
+            the merged ones. Or its folder.
         tokenizer (`PreTrainedTokenizerBase`):
             Saved beside the model.
         output_dir (`str` or `Path`):
             Another folder than the adapter's.
         base_model (`PreTrainedModel`, *optional*):
-            For an adapter's folder: the base, which is used up too. By default it is loaded from where the adapter
-            says, unquantised. After QLoRA pass the base as it was quantised in training: the adapter has learnt with
-            the rounding errors of the 4-bit weights, and without them it gives another model.
+            For an adapter's folder: the base, which cannot be used afterwards either. By default the base that the
+            adapter names is loaded, unquantised. After QLoRA pass the base quantised as in training, since the adapter
+            was trained on the rounding errors of the 4-bit weights.
         dtype (`torch.dtype`, *optional*):
             Type in which weights are merged and saved. By default that of the base.
 
@@ -51,7 +50,7 @@ def merge_adapter(
         `PreTrainedModel`: the merged model.
 
     Raises:
-        TypeError: where there is no adapter to merge.
+        TypeError: if there is no adapter to merge.
         ValueError: for an adapter that cannot be merged or lacks rows of the tokenizer's tokens, a quantised base that
             cannot be dequantised, or the adapter's own folder as `output_dir`.
 
@@ -75,8 +74,8 @@ def merge_adapter(
         adapter = _load(adapter, tokenizer, base_model, dtype)
     elif not isinstance(adapter, PeftModel):
         raise TypeError(
-            f"Got a {type(adapter).__name__}, expected a PeftModel or the folder of an adapter. A model without an "
-            "adapter needs no merge: `save_pretrained` is all."
+            f"Got a {type(adapter).__name__}, expected a PeftModel or the folder of an adapter. Save a model without "
+            "an adapter with `save_pretrained`."
         )
     _check_mergeable(adapter, tokenizer)
     if getattr(adapter.get_base_model(), "is_quantized", False):
@@ -95,7 +94,7 @@ def _load(
     base_model: PreTrainedModel | None,
     dtype: torch.dtype | None,
 ) -> PeftModel:
-    """The adapter on its base, with as many rows as it was trained with."""
+    """The adapter on its base, whose embedding is resized to the rows of the training."""
     from peft import PeftConfig, PeftModel
     from peft.utils.save_and_load import load_peft_weights
     from transformers import AutoModelForCausalLM
@@ -109,7 +108,7 @@ def _load(
     weights = load_peft_weights(str(folder), device="cpu")
     embedding: Any = base_model.get_input_embeddings()
     name = short_module_name(base_model, embedding)
-    # PEFT saves the embedding whole where it has grown, or is a module to save
+    # PEFT saves the whole embedding if it has grown or is in `modules_to_save`
     whole = [len(w) for key, w in weights.items() if f".{name}." in key and w.shape[1:] == embedding.weight.shape[1:]]
     listed = getattr(config, "trainable_token_indices", None) or []
     held = set(listed if isinstance(listed, list) else next(iter(listed.values())))
@@ -119,7 +118,7 @@ def _load(
         raise ValueError(
             f"{len(unknown)} tokens of the tokenizer, such as {tokenizer.convert_ids_to_tokens(min(unknown))!r}, "
             f"have rows neither in the base model nor in the adapter in {folder}. Merge the model in memory after "
-            "training, or pass as `base_model` the very one that the adapter was trained on."
+            "training, or pass the base that the adapter was trained on as `base_model`."
         )
     rows = max(rows, len(tokenizer))
     if rows > _num_rows(base_model):
@@ -128,7 +127,7 @@ def _load(
 
 
 def _new_tokens(tokenizer: PreTrainedTokenizerBase, base_model: PreTrainedModel, given: bool) -> set[int]:
-    """Ids of tokens whose rows the base model lacks; of one that was not given but loaded, also of its spare rows."""
+    """Ids of tokens whose rows the base model lacks. Spare rows of a base that was not given count as lacking."""
     from transformers import AutoTokenizer
 
     vocabulary = tokenizer.get_vocab()
@@ -138,7 +137,7 @@ def _new_tokens(tokenizer: PreTrainedTokenizerBase, base_model: PreTrainedModel,
         try:
             known &= AutoTokenizer.from_pretrained(base_model.name_or_path).get_vocab().keys()
         except (OSError, ValueError):
-            pass  # a base without a tokenizer of its own says nothing more
+            pass  # the base has no tokenizer of its own
     return {token_id for token, token_id in vocabulary.items() if token not in known}
 
 
@@ -150,7 +149,7 @@ def _check_mergeable(adapter: PeftModel, tokenizer: PreTrainedTokenizerBase) -> 
     if adapter.active_peft_config.is_prompt_learning:
         raise ValueError(
             f"Got a {adapter.active_peft_config.peft_type.value} adapter, whose virtual tokens are no part of the "
-            "weights and cannot be merged. Keep it as an adapter, or train with LoRA."
+            "weights and cannot be merged. Use it as an adapter, or train with LoRA."
         )
     rows = _num_rows(adapter.get_base_model())
     if len(tokenizer) > rows:
@@ -161,7 +160,7 @@ def _check_mergeable(adapter: PeftModel, tokenizer: PreTrainedTokenizerBase) -> 
 
 
 def _dequantise(adapter: PeftModel, dtype: torch.dtype | None) -> PeftModel:
-    """The same adapter on its base in floating point, by way of a file, as PEFT's layers are made for their base."""
+    """The same adapter on its base in floating point, through a file: PEFT's layers depend on the type of the base."""
     from peft import PeftModel
 
     kind = type(adapter.get_base_model().hf_quantizer).__name__
@@ -173,8 +172,8 @@ def _dequantise(adapter: PeftModel, dtype: torch.dtype | None) -> PeftModel:
             base = base.dequantize(dtype=dtype)
         except NotImplementedError as error:
             raise ValueError(
-                f"The base model is quantised by a {kind}, which cannot be undone. Pass the adapter's folder, and the "
-                "base in floating point as `base_model`."
+                f"The base model is quantised by a {kind}, which cannot dequantise it. Pass the adapter's folder, and "
+                "the base in floating point as `base_model`."
             ) from error
         if hasattr(base.config, "quantization_config"):
             del base.config.quantization_config

@@ -25,10 +25,8 @@ class ModelParts:
 def find_model_parts(model: PreTrainedModel) -> ModelParts:
     """
     Find decoder layers, final norm and LM head by one rule: the owner of the layers is the shallowest module of the
-    text decoder that holds a `ModuleList` of `num_hidden_layers` modules, and the norm is the owner's.
-
-    Raises:
-        `ValueError`: where the model does not fit the rule.
+    text decoder that holds a `ModuleList` of `num_hidden_layers` modules, and the norm is the owner's. `ValueError` if
+    the model does not fit the rule.
     """
     num_layers = model.config.get_text_config().num_hidden_layers
     head = model.get_output_embeddings()
@@ -53,10 +51,8 @@ def find_model_parts(model: PreTrainedModel) -> ModelParts:
 
 def resolve_intermediate_layers(layers: int | str | list[int], num_layers: int) -> list[int]:
     """
-    Indices of the intermediate layers, ascending, from [`ILRecConfig.intermediate_layers`].
-
-    Raises:
-        `ValueError`: where an index is out of range, is the last layer, or there are not so many layers.
+    Indices of the intermediate layers, ascending, from [`ILRecConfig.intermediate_layers`]. `ValueError` if the model
+    has too few layers, or an index is out of range or that of the last layer.
     """
     if num_layers < 2:
         raise ValueError(

@@ -18,9 +18,10 @@ logger = logging.get_logger(__name__)
 
 Initialisation: TypeAlias = Literal["item_texts", "mean", "random"]
 
-# Share of the usual distance of a row from the mean row: enough for no two rows to be equal in bfloat16, too little to
-# hide what the texts say.
+# Noise as a share of the usual distance from the mean row: it makes all rows differ in bfloat16, and is small beside
+# the means of the texts
 _NOISE = 0.02
+_REMEDY = "Pass `LoraConfig(..., **item_token_settings(model, token_ids))`, or leave embedding and head unfrozen."
 
 
 @torch.no_grad()
@@ -42,15 +43,13 @@ def add_rows(
         tokens (`list[str]`):
             Distinct tokens, sorted.
         titles (`list[str]`, *optional*), semantic_ids (`list[list[str]]`):
-            Title and semantic ID of each item; `"item_texts"` starts rows from the titles.
-        method (`"item_texts"`, `"mean"` or `"random"`):
-            Where new rows start.
-        seed (`int`):
-            Seed of the noise.
+            Title and semantic ID of each item; `"item_texts"` initialises rows from the titles.
+        method (`"item_texts"`, `"mean"` or `"random"`), seed (`int`):
+            Initialisation of new rows, and seed of its noise.
 
     Raises:
-        ValueError: for an unknown method, `"item_texts"` without titles, or a model that is wrapped, sharded, or whose
-            embedding is quantised.
+        ValueError: for an unknown method, `"item_texts"` without titles, or a model that is wrapped or sharded or has
+            a quantised embedding.
     """
     if method not in get_args(Initialisation):
         raise ValueError(f"Got initialise={method!r}, expected one of {get_args(Initialisation)}.")
@@ -60,10 +59,10 @@ def add_rows(
     rows, entries, known = embedding.num_embeddings, len(tokenizer), tokenizer.get_vocab()
     tokenizer.add_tokens([token for token in tokens if token not in known])
     if rows < len(tokenizer):
-        # Spare rows mean that the vocabulary was padded, as GPUs like it: the larger one is padded alike
+        # Spare rows are padding that is fast on GPUs: the larger vocabulary gets the same
         multiple = next((m for m in (256, 128, 64, 32, 16, 8) if rows > entries and rows % m == 0), None)
         model.resize_token_embeddings(len(tokenizer), pad_to_multiple_of=multiple, mean_resizing=False)
-    # Another call may have taught the tokenizer already, and the rows of a model that was trained with it stay
+    # The tokenizer may know the tokens from an earlier call; rows of a model that was trained with it stay
     fresh = [token for token in tokens if token not in known or known[token] >= rows]
     if not fresh:
         return
@@ -108,8 +107,8 @@ def _start_rows(
     method: Initialisation,
     generator: torch.Generator,
 ) -> Tensor:
-    """Rows `(T, H)` around the mean of the old rows `weight[old_ids]`; but for `"mean"`, at their distance from it."""
-    # In parts, which fit beside a large model
+    """Rows `(T, H)` around the mean of the old rows `weight[old_ids]`, at their distance except with `"mean"`."""
+    # In parts, which need little memory beside a large model
     sums = [weight[part].sum(dim=0, dtype=torch.float32) for part in old_ids.split(16384)]
     mean = torch.stack(sums).sum(dim=0) / len(old_ids)  # (H,)
     squares = [(weight[part].float() - mean).square().sum() for part in old_ids.split(16384)]
@@ -122,7 +121,7 @@ def _start_rows(
         return mean + _NOISE * noise
     used, shares = table[0].to(weight.device), table[1].to(weight.device)
     texts = torch.sparse.mm(shares, weight[used].float())  # (1 + T, H)
-    # Means of many titles are nearly one vector, and what sets them apart is all that a code has to say
+    # Means of many titles are nearly one vector; only their differences carry information
     own = texts[1:] - texts[0]  # (T, H)
     own = spread * own / own.norm(dim=1, keepdim=True).clamp(min=1e-6 * spread)
     return mean + own + _NOISE * noise
@@ -135,24 +134,21 @@ def _token_shares(
     tokens: Sequence[str],
 ) -> tuple[Tensor, Tensor]:
     """
-    What the titles of the items that hold a token are made of.
-
-    Returns:
-        `tuple[torch.Tensor, torch.Tensor]`: ids `(U,)` that titles use, and a sparse `(1 + T, U)`: the share of each
-        in all titles, and in those below each of `tokens`, every title with the same weight. Rows sum to 1.
+    Ids `(U,)` of the tokens in titles, and a sparse `(1 + T, U)` with their shares in all titles, and in the titles of
+    the items with each of `tokens`. All titles weigh the same, and rows sum to 1.
     """
     row_of = {token: row for row, token in enumerate(tokens, start=1)}
     encoded = tokenizer(list(titles), add_special_tokens=False)["input_ids"]
-    owners, columns, weights = [], [], []
+    owners, token_ids, weights = [], [], []
     for semantic_id, ids in zip(semantic_ids, encoded, strict=True):
         for row in [0, *(row_of[token] for token in set(semantic_id) if token in row_of)]:
             owners.append(np.full(len(ids), row))
-            columns.append(np.asarray(ids, dtype=np.int64))
+            token_ids.append(np.asarray(ids, dtype=np.int64))
             weights.append(np.full(len(ids), 1 / max(len(ids), 1)))
     owner, share = np.concatenate(owners), np.concatenate(weights)  # (E,)
     share /= np.bincount(owner, share, len(tokens) + 1)[owner]
-    used, column = np.unique(np.concatenate(columns), return_inverse=True)  # (U,), (E,)
-    indices, values = torch.from_numpy(np.stack([owner, column])), torch.from_numpy(share).float()
+    used, token_index = np.unique(np.concatenate(token_ids), return_inverse=True)  # (U,), (E,)
+    indices, values = torch.from_numpy(np.stack([owner, token_index])), torch.from_numpy(share).float()
     shares = torch.sparse_coo_tensor(indices, values, (len(tokens) + 1, len(used)), check_invariants=True)
     return torch.from_numpy(used), shares.coalesce()
 
@@ -163,18 +159,17 @@ def item_token_settings(
     method: Literal["trainable_token_indices", "modules_to_save"] = "trainable_token_indices",
 ) -> dict[str, Any]:
     """
-    Settings for PEFT's configurations with which the rows of new tokens are trained beside an adapter.
-
-    LoRA on linear layers alone leaves the new tokens where they started, without any warning.
+    Settings for PEFT's configurations that train the rows of new tokens beside an adapter. LoRA on linear layers alone
+    does not train them, and does not warn.
 
     Args:
         model (`PreTrainedModel`):
-            The model before PEFT wraps it; it names its embedding and head, and says whether they are tied.
+            The model before PEFT wraps it.
         token_ids (`list[int]`):
-            What [`ItemCatalog.add_tokens`] returned.
+            The result of [`ItemCatalog.add_tokens`].
         method (`"trainable_token_indices"` or `"modules_to_save"`, *optional*):
-            Train the rows of these tokens alone, the default, or embedding and head whole: many times the memory, and
-            the old tokens change too.
+            Train only the rows of these tokens (the default), or the whole embedding and head, which takes many times
+            the memory and changes old tokens too.
 
     Returns:
         `dict[str, Any]`: keyword arguments for `LoraConfig`.
@@ -192,42 +187,38 @@ def item_token_settings(
     tied = head.weight is embedding.weight
     names = [short_module_name(model, module) for module in ([embedding] if tied else [embedding, head])]
     if method == "modules_to_save":
-        # On a tied model PEFT would otherwise train a copy of the embedding and leave the head as it is
+        # Without it PEFT trains a copy of a tied embedding and leaves the head unchanged
         return {"modules_to_save": names} | ({"ensure_weight_tying": True} if tied else {})
     if method != "trainable_token_indices":
         raise ValueError(f"Got method {method!r}, expected 'trainable_token_indices' or 'modules_to_save'.")
     if not token_ids:
-        raise ValueError("Got no token ids, so that there is no row to train. Leave these settings out.")
+        raise ValueError("Got no token ids, so there is no row to train. Leave these settings out.")
     return {"trainable_token_indices": {name: list(token_ids) for name in names}}
 
 
 def check_item_tokens_train(model: nn.Module, token_ids: Sequence[int]) -> None:
     """
-    Refuse a model in which some item tokens would never change in training.
+    Refuse a model in which some item tokens would not change in training.
 
     Args:
         model (`PreTrainedModel` or `PeftModel`):
-            As it goes into the trainer or as `trainer.model`, before it is sharded.
+            The model for the trainer, or `trainer.model`, before it is sharded.
         token_ids (`list[int]`):
-            What [`ItemCatalog.add_tokens`] returned.
+            The result of [`ItemCatalog.add_tokens`].
 
     Raises:
-        ValueError: where no parameter that takes a gradient covers their rows in the embedding or in the head; says
-            which, and the remedy.
+        ValueError: if no trainable parameter covers their rows in the embedding or in the head.
     """
     if frozen := _frozen_rows(model, token_ids):
-        raise ValueError(f"{frozen}, so that they would keep the values they started from. {_REMEDY}")
-
-
-_REMEDY = "Pass `LoraConfig(..., **item_token_settings(model, token_ids))`, or leave embedding and head unfrozen."
+        raise ValueError(f"{frozen}, so they would keep their initial values. {_REMEDY}")
 
 
 def warn_of_frozen_item_tokens(
     model: nn.Module, tokenizer: PreTrainedTokenizerBase, item_tokens: Sequence[int]
 ) -> None:
     """
-    A warning where items are made of tokens that were added to the tokenizer and whose rows are frozen. No error,
-    since they may have been trained before.
+    Warn if tokens of items were added to the tokenizer and have frozen rows. No error, since they may have been
+    trained before.
     """
     added = set(tokenizer.get_added_vocab().values()) - set(tokenizer.all_special_ids)
     token_ids = sorted(added & set(item_tokens))
@@ -236,7 +227,7 @@ def warn_of_frozen_item_tokens(
 
 
 def _frozen_rows(model: Any, token_ids: Sequence[int]) -> str:
-    """What to say of rows without a gradient; nothing where there are none."""
+    """A description of the rows without a gradient; empty if there are none."""
     found = []
     for name, module in (("embedding", model.get_input_embeddings()), ("head", model.get_output_embeddings())):
         if module is not None and (frozen := set(token_ids) - _trained_rows(module)):
@@ -263,12 +254,12 @@ def _trained_rows(module: nn.Module) -> set[int]:
 
 
 def _whole_shape(weight: Tensor) -> Sequence[int]:
-    """Shape of a weight that DeepSpeed's ZeRO-3 may have cut up already when the model was loaded."""
+    """Shape of the whole weight, also if DeepSpeed ZeRO-3 partitioned it when the model was loaded."""
     return getattr(weight, "ds_shape", weight.shape)
 
 
 def short_module_name(model: nn.Module, module: nn.Module) -> str:
-    """Last part of a module's name, or as much of it as no other module shares: PEFT matches by the end of names."""
+    """Shortest end of a module's name that no other module shares: PEFT matches by the end of names."""
     names = {id(found): name for name, found in model.named_modules()}
     parts = names[id(module)].split(".")
     for length in range(1, len(parts) + 1):

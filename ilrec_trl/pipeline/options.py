@@ -36,21 +36,10 @@ def mapping(name: str, value: Any, example: str) -> dict[str, Any]:
     return dict(value or {})
 
 
-# What reads the user's files or options for us. What else raises a ValueError was given something wrong by our code.
-_READERS = {
 # What reads the user's files or options for us. Any other ValueError comes of what our own code gave to somebody.
-        "ilrec_trl",
-        "json",
-        "pyarrow",
-        "pandas",
-        "datasets",
-        "transformers",
-        "tokenizers",
-        "safetensors",
-        "peft",
-        "trl",
-    ),
-    *("huggingface_hub", "jinja2", "codecs", "encodings", "gzip"),
+_READERS = {
+    *("ilrec_trl", "json", "pyarrow", "pandas", "datasets", "transformers", "tokenizers", "safetensors", "peft"),
+    *("trl", "huggingface_hub", "jinja2", "codecs", "encodings", "gzip"),
 }
 
 

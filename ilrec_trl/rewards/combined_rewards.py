@@ -1,4 +1,4 @@
-"""Rewards made of several others: their mean, and scorers that have not seen the user they score for."""
+"""Rewards made of several others: ensembles, and cross-fitting, where no scorer was trained on its user."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ class EnsembleReward:
     """
     Weighted mean of the probabilities that several reward functions give.
 
-    Each function's scores are first divided by their sum, so that scales do not matter; a function that gives a
-    history no mass leaves it to the others.
+    Each function's scores are first divided by their sum, so that scales do not matter. A function whose scores of a
+    history are all 0 has no weight there.
 
     Args:
         reward_funcs (`list` of [`RewardFunc`]):
             Functions that score the same items in the same order.
         weights (`list[float]`, *optional*):
-            Non-negative weight of each, of any sum. By default all weigh the same.
+            Non-negative weight of each, of any sum. By default all are equal.
 
     Raises:
-        ValueError: For no function, or weights that are not one a function, negative, or all 0.
+        ValueError: For no function, another number of weights than functions, or weights that are negative or all 0.
 
     Example:
 
@@ -55,7 +55,7 @@ class EnsembleReward:
         return all(getattr(reward_func, "is_fixed", False) for reward_func in self.reward_funcs)
 
     def __call__(self, histories: list[list[str]], **columns: Any) -> torch.Tensor:
-        """Scores `(B, I)`, each row of sum 1 where any function gives mass."""
+        """Scores `(B, I)`; each row sums to 1, or is 0 if all functions give 0."""
         total: torch.Tensor | None = None  # (B, I)
         for reward_func, weight in zip(self.reward_funcs, self.weights, strict=True):
             scores = reward_func(histories, **columns)
@@ -69,14 +69,13 @@ class CrossFittedReward:
     """
     Scores each user by the reward function that was fitted without that user.
 
-    A model's scores on its own training targets are flattering: it has seen them. Here users are dealt into folds, one
-    function is fitted on the others of each fold, and the rewards in training come from the one that does not know the
-    user. Users outside all folds, to whom all functions are new, get the mean of all ([`EnsembleReward`]).
+    A model scores its own training targets too high. Here users are split into folds, one function is fitted without
+    each fold, and each user is scored by a model that was not trained on that user. Users outside all folds get the
+    mean of all functions ([`EnsembleReward`]).
 
     Args:
         reward_funcs (`list` of [`RewardFunc`]):
-            One a fold: that of fold f was fitted without the users of fold f. All score the same items in the same
-            order.
+            One for each fold, fitted without the users of that fold. All score the same items in the same order.
         fold_of (`dict[str, int]`):
             Fold of each user that any of the functions was fitted on.
         user_column (`str`, *optional*, defaults to `"user"`):
@@ -105,7 +104,7 @@ class CrossFittedReward:
         if wrong := [user for user, fold in fold_of.items() if fold not in range(len(reward_funcs))]:
             raise ValueError(
                 f"User {wrong[0]!r} is in fold {fold_of[wrong[0]]}, but there are {len(reward_funcs)} reward "
-                "functions; give one a fold, counted from 0."
+                "functions. Pass one for each fold; folds are counted from 0."
             )
         self.reward_funcs = list(reward_funcs)
         self.fold_of = {str(user): fold for user, fold in fold_of.items()}
@@ -118,11 +117,11 @@ class CrossFittedReward:
         return self.mean.is_fixed
 
     def __call__(self, histories: list[list[str]], **columns: Any) -> torch.Tensor:
-        """Scores `(B, I)`; `ValueError` without the user column, since then nothing tells who has seen whom."""
+        """Scores `(B, I)`; `ValueError` without the user column."""
         if columns.get(self.user_column) is None:
             raise ValueError(
-                f"Which scorer has not seen a user is told by the column {self.user_column!r}, but got "
-                f"{sorted(columns)}; add it to the data set, or name another with `user_column`."
+                f"The scorer of a row is chosen by the column {self.user_column!r}, but got {sorted(columns)}. Add it "
+                "to the data set, or name another column as `user_column`."
             )
         rows_of: dict[int | None, list[int]] = {}
         for row, user in enumerate(columns[self.user_column]):

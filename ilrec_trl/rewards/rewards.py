@@ -1,4 +1,4 @@
-"""Item scores for collaborative reward regularisation: from SASRec, from disk, or from anything callable."""
+"""Item scores for collaborative reward regularisation: the protocol, from SASRec, and from a table."""
 
 from __future__ import annotations
 
@@ -23,19 +23,18 @@ class RewardFunc(Protocol):
     """
     What [`ILRecTrainer`] takes as `reward_func`: any callable of this signature.
 
-    One whose attribute `is_fixed` is true promises the same scores for the same history and columns throughout a
-    training; the trainer then asks it once a target, see `reward_cache_mib` of [`ILRecConfig`]. Without the attribute
-    it is asked in every epoch.
+    A function whose attribute `is_fixed` is true gives the same scores for the same history and columns throughout a
+    training. The trainer then calls it once for each target, see `reward_cache_mib` of [`ILRecConfig`]. Without the
+    attribute it is called in every epoch.
 
     Args:
         histories (`list[list[str]]`):
             Item ids before each target, oldest first.
         **columns:
-            The other columns of the data set, one value a history, for example `user`.
+            The other columns of the data set, one value for each history, for example `user`.
 
     Returns:
-        `torch.Tensor` of shape `(B, I)`: Non-negative scores of any scale, columns in the order of
-        `ItemTrie.item_ids`.
+        `torch.Tensor` of shape `(B, I)`: Non-negative scores of any scale, in the order of `ItemTrie.item_ids`.
 
     Example:
 
@@ -60,15 +59,14 @@ class SASRecReward:
 
     Args:
         model ([`SASRecModel`] or `str`):
-            Trained model, or where `save_pretrained` put it. A model passed in is put into eval mode, without
-            gradients.
+            Trained model, or the folder of one. It is put into eval mode, without gradients.
         item_trie ([`ItemTrie`]):
-            Gives the order of the columns. Its items must all be known to the model; items of the model that are not
-            in the trie are left out before the softmax.
+            Gives the order of the scores. The model must know all its items; the model's other items are left out
+            before the softmax.
         temperature (`float`, *optional*, defaults to `1.0`):
             Divides the logits; above 1 spreads the probability over more items.
         device (`str` or `torch.device`, *optional*):
-            Where to compute. By default where the model is.
+            Device of the scores. By default the model's.
 
     Raises:
         ValueError: If the model does not know an item of the trie, or `temperature` is not positive.
@@ -84,18 +82,18 @@ class SASRecReward:
         device: str | torch.device | None = None,
     ) -> None:
         if not temperature > 0:
-            raise ValueError(f"Got temperature={temperature}; expected a positive number, 1 for SASRec's own softmax.")
+            raise ValueError(f"Got temperature={temperature}, expected a positive number; 1 is SASRec's own softmax.")
         if not isinstance(model, SASRecModel):
             model = SASRecModel.from_pretrained(model)
         self.model = model.eval().requires_grad_(False)
         if device is not None:
             self.model.to(device)  # type: ignore[arg-type]
         self.temperature = temperature
-        columns = _columns_of(item_trie, self.model.config.item_ids, "SASRec").to(self.model.device)  # (I,)
-        # Put into the order of the trie once, rather than the scores at every step
+        indices = _indices_in(self.model.config.item_ids, item_trie, "SASRec").to(self.model.device)  # (I,)
+        # The head is put into the order of the trie once, rather than the scores at every step
         weight, bias = self.model.item_head()
-        self.weight = weight[columns] / temperature  # (I, H)
-        self.bias = None if bias is None else bias[columns] / temperature  # (I,)
+        self.weight = weight[indices] / temperature  # (I, H)
+        self.bias = None if bias is None else bias[indices] / temperature  # (I,)
 
     def __call__(self, histories: list[list[str]], **columns: Any) -> torch.Tensor:
         """Probabilities `(B, I)` in float32; `ValueError` for an empty history or an item the model does not know."""
@@ -106,10 +104,10 @@ class SASRecReward:
 
 class ScoreMatrixReward:
     """
-    Scores computed beforehand, one row a user, as another library may write them.
+    A table of scores with one row for each user, for example from another library.
 
-    The data set needs a column that says whose row to read. As one row serves all targets of a user, the scores must
-    come from a model that has not seen what is evaluated.
+    The data set needs a column with the user of each row. One row serves all targets of a user, so the scores must
+    come from a model that was not trained on these targets.
 
     Args:
         scores (`torch.Tensor` of shape `(U, I)`):
@@ -119,12 +117,12 @@ class ScoreMatrixReward:
         item_ids (`list[str]`):
             Item of each column; must contain every item of the trie.
         item_trie ([`ItemTrie`]):
-            Gives the order of the columns that are returned.
+            Gives the order of the returned scores.
         user_column (`str`, *optional*, defaults to `"user"`):
             Column of the data set with the user's id.
 
     Raises:
-        ValueError: For lists that do not fit the matrix, missing items, or scores that are negative or not finite.
+        ValueError: For lists that do not fit the scores, missing items, or scores that are negative or not finite.
     """
 
     is_fixed = True
@@ -139,7 +137,7 @@ class ScoreMatrixReward:
     ) -> None:
         check_item_scores(scores, len(item_ids), len(users), source="The score matrix")
         self.rows = {str(user): row for row, user in enumerate(users)}
-        self.scores = scores[:, _columns_of(item_trie, item_ids, "The score matrix").to(scores.device)]  # (U, I)
+        self.scores = scores[:, _indices_in(item_ids, item_trie, "The score matrix").to(scores.device)]  # (U, I)
         self.user_column = user_column
 
     @classmethod
@@ -153,13 +151,13 @@ class ScoreMatrixReward:
         """Scores `(B, I)` of the users named in the user column."""
         if columns.get(self.user_column) is None:
             raise ValueError(
-                f"Scores are looked up by the column {self.user_column!r}, but got {sorted(columns)}; add it to the "
-                "data set or name another with `user_column`."
+                f"Scores are looked up by the column {self.user_column!r}, but got {sorted(columns)}. Add it to the "
+                "data set, or name another column as `user_column`."
             )
         users = [str(user) for user in columns[self.user_column]]
         unknown = [user for user in users if user not in self.rows]
         if unknown:
-            raise ValueError(f"Users {unknown[:5]} are not among the {len(self.rows)} of the score matrix; add them.")
+            raise ValueError(f"Users {unknown[:5]} are not among the {len(self.rows)} of the score matrix. Add them.")
         return self.scores[torch.tensor([self.rows[user] for user in users], device=self.scores.device)]
 
 
@@ -170,12 +168,8 @@ def save_scores(folder: str | Path, scores: torch.Tensor, users: Sequence[str], 
     Args:
         folder (`str` or `Path`):
             Created if needed.
-        scores (`torch.Tensor` of shape `(U, I)`):
-            Finite, non-negative scores.
-        users (`list[str]`):
-            User of each row.
-        item_ids (`list[str]`):
-            Item of each column.
+        scores, users, item_ids:
+            As in [`ScoreMatrixReward`].
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
@@ -188,7 +182,7 @@ def check_reward_func(
     reward_func: RewardFunc, item_trie: ItemTrie, histories: list[list[str]], **columns: Any
 ) -> None:
     """
-    Call a reward function once and refuse what the loss could not use.
+    Call a reward function once and refuse scores that the loss cannot use.
 
     Args:
         reward_func ([`RewardFunc`]):
@@ -212,13 +206,13 @@ def check_reward_func(
     check_item_scores(scores, len(item_trie), len(histories), source="reward_func", histories=histories)
 
 
-def _columns_of(item_trie: ItemTrie, item_ids: Sequence[str], source: str) -> torch.Tensor:
-    """Where each item of the trie stands in `item_ids`: `(I,)`."""
-    index = {str(item): column for column, item in enumerate(item_ids)}
+def _indices_in(item_ids: Sequence[str], item_trie: ItemTrie, source: str) -> torch.Tensor:
+    """Index in `item_ids` of each item of the trie, `(I,)`."""
+    index = {str(item): place for place, item in enumerate(item_ids)}
     unknown = [item for item in item_trie.item_ids if str(item) not in index]
     if unknown:
         raise ValueError(
             f"{source} does not know {len(unknown)} of the {len(item_trie)} items of the trie, the first is "
-            f"{unknown[0]!r}; score the whole catalogue, or build the trie of the known items only."
+            f"{unknown[0]!r}. Score the whole catalogue, or build the trie from the known items only."
         )
     return torch.tensor([index[str(item)] for item in item_trie.item_ids])

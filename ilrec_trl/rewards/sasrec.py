@@ -17,7 +17,7 @@ from transformers.utils import ModelOutput
 from .sequence_batches import IGNORE_INDEX, PADDING, collate_sequences, length_batches
 
 
-FULL_SOFTMAX_ITEMS = 100_000  # the largest catalogue over which the softmax of training is computed in full by default
+FULL_SOFTMAX_ITEMS = 100_000  # training computes the full softmax up to this number of items by default
 
 
 @strict
@@ -26,22 +26,20 @@ class SASRecConfig(PreTrainedConfig):
     Configuration of a [`SASRecModel`].
 
     Args:
-        item_ids (`list[str]`, *optional*): Ids of all items that can be ranked, in the order of the scores. Kept here
-            so that a saved model knows its items.
+        item_ids (`list[str]`, *optional*): Ids of all items that can be ranked, in the order of the scores.
         hidden_size (`int`, *optional*, defaults to `128`): Width of item vectors and layers.
         num_hidden_layers (`int`, *optional*, defaults to `2`): Number of Transformer layers.
-        num_attention_heads (`int`, *optional*, defaults to `2`): Number of attention heads a layer.
+        num_attention_heads (`int`, *optional*, defaults to `2`): Number of attention heads of each layer.
         max_position_embeddings (`int`, *optional*, defaults to `50`): Longest history in items; older items are
             dropped.
         dropout (`float`, *optional*, defaults to `0.5`): Share of activations set to zero in training.
         tie_word_embeddings (`bool`, *optional*, defaults to `False`): Whether items are scored by their input vectors,
-            as in the paper. An output matrix of its own ranks far better.
+            as in the paper. A separate output matrix ranks far better.
         initializer_range (`float`, *optional*, defaults to `0.02`): Standard deviation of initial weights.
         item_initializer_range (`float`, *optional*, defaults to `0.15`): Standard deviation of initial item vectors.
-            Items that differ from the start are told apart in half the epochs that `0.02` takes.
-        num_sampled_negatives (`int`, *optional*): Items drawn a step to stand for all that are no target of the batch,
-            see [`~rewards.sampled_softmax.sampled_softmax_loss`]; 0 computes the softmax over the whole catalogue. By
-            default 0 for up to 100,000 items and 4,096 above.
+            This value needs half the epochs of `0.02`.
+        num_sampled_negatives (`int`, *optional*): Negatives drawn in each step for [`sampled_softmax_loss`]; 0
+            computes the softmax over the whole catalogue. Defaults to 0 for up to 100,000 items and to 4,096 above.
     """
 
     model_type = "sasrec"
@@ -59,67 +57,10 @@ class SASRecConfig(PreTrainedConfig):
 
     @property
     def samples_items(self) -> int:
-        """Number of negatives to draw a step, 0 for none: `num_sampled_negatives` or what stands for it."""
+        """Negatives to draw in each step, 0 for none: `num_sampled_negatives` or its default."""
         if self.num_sampled_negatives is not None:
             return self.num_sampled_negatives
         return 4096 if len(self.item_ids or ()) > FULL_SOFTMAX_ITEMS else 0
-
-
-def sampled_softmax_loss(
-    vectors: Tensor, targets: Tensor, weight: Tensor, bias: Tensor | None, num_samples: int, first_row: int = 0
-) -> Tensor:
-    """
-    Softmax cross-entropy in which a sample of the items stands for the whole catalogue.
-
-    Every target is scored against all targets of the batch, which are the popular items that weigh most, and against
-    items drawn from the rest. Each exponential is divided by the probability with which its item takes part: 1 for
-    the targets, the share that was drawn for the others. The sum that normalises a row is thus on average the sum over
-    the catalogue, and is that sum where everything is drawn.
-
-    After "On Using Very Large Target Vocabulary for Neural Machine Translation" (Jean et al., 2015), with the
-    correction of "Sampling-Bias-Corrected Neural Modeling" (Yi et al., 2019) for two strata drawn without replacement.
-
-    Args:
-        vectors (`torch.Tensor` of shape `(N, H)`):
-            Vector of each position.
-        targets (`torch.Tensor` of shape `(N,)`):
-            Index of the item to predict at each position.
-        weight (`torch.Tensor` of shape `(first_row + I, H)`):
-            Output matrix. Its gradient is sparse: of the items that took part.
-        bias (`torch.Tensor` of shape `(I,)`, *optional*):
-            Bias of each item.
-        num_samples (`int`):
-            Number of draws. Repeats and targets among them count once, so that fewer items take part.
-        first_row (`int`, *optional*, defaults to `0`):
-            Row of `weight` that belongs to item 0.
-
-    Returns:
-        `torch.Tensor` of shape `()`: Sum over the positions, in nats.
-    """
-    num_items = len(weight) - first_row
-    positives, columns = targets.unique(return_inverse=True)  # (P,), (N,)
-    sampled = draw_others(positives, num_items, num_samples)  # (C,)
-    items = torch.cat([positives, sampled])  # (P + C,)
-    logits = vectors @ F.embedding(items + first_row, weight, sparse=True).T  # (N, P + C)
-    if bias is not None:
-        logits = logits + bias[items]
-    share = (num_items - len(positives)) / max(len(sampled), 1)  # others that each of the drawn stands for
-    correction = logits.new_zeros(len(items), dtype=torch.float32)  # (P + C,)
-    correction[len(positives) :] = math.log(max(share, 1.0))
-    return F.cross_entropy(logits.float() + correction, columns, reduction="sum")
-
-
-def draw_others(positives: Tensor, num_items: int, num_samples: int) -> Tensor:
-    """
-    Distinct items `(C,)` outside `positives` `(P,)`, all of them where `num_samples` is as many as there are.
-
-    However many distinct ones the draws leave, every set of that size is as likely as any other.
-    """
-    if num_samples >= num_items - len(positives):
-        drawn = torch.arange(num_items, device=positives.device)
-    else:
-        drawn = torch.randint(num_items, (num_samples,), device=positives.device).unique()
-    return drawn[~torch.isin(drawn, positives)]
 
 
 @dataclass
@@ -137,63 +78,19 @@ class SASRecOutput(ModelOutput):
     logits: torch.Tensor | None = None
 
 
-class SASRecLayer(nn.Module):
-    """One pre-norm Transformer layer; a position sees itself and what precedes it."""
-
-    def __init__(self, config: SASRecConfig) -> None:
-        super().__init__()
-        width = config.hidden_size
-        self.head_size = width // config.num_attention_heads
-        self.dropout = config.dropout
-        self.attention_norm = nn.LayerNorm(width)
-        self.query_key_value = nn.Linear(width, 3 * width)
-        self.attention_output = nn.Linear(width, width)
-        self.feed_forward_norm = nn.LayerNorm(width)
-        self.feed_forward = nn.Sequential(
-            nn.Linear(width, 4 * width), nn.GELU(), nn.Dropout(config.dropout), nn.Linear(4 * width, width)
-        )
-
-    def forward(self, hidden: torch.Tensor, last: torch.Tensor | None = None) -> torch.Tensor:
-        """
-        All positions `(B, S, H)` of `hidden` `(B, S, H)`, or `(B, 1, H)` with the position `last` `(B,)` of each row
-        alone, which costs a sixth: the others are needed as keys and values only.
-        """
-        width, device = hidden.size(2), hidden.device
-        weight, bias = self.query_key_value.weight, self.query_key_value.bias
-        normed = self.attention_norm(hidden)
-        key, value = self._heads(F.linear(normed, weight[width:], bias[width:])).chunk(2, dim=1)  # (B, heads, S, .)
-        mask = None
-        if last is not None:
-            mask = (torch.arange(hidden.size(1), device=device) <= last[:, None])[:, None, None]  # (B, 1, 1, S)
-            chosen = torch.arange(len(last), device=device), last
-            hidden, normed = hidden[chosen][:, None], normed[chosen][:, None]  # (B, 1, H)
-        query = self._heads(F.linear(normed, weight[:width], bias[:width]))  # (B, heads, S, .)
-        dropout = self.dropout if self.training else 0.0
-        # No padding mask for all positions: padding comes last, so that no real position can see it.
-        mixed = F.scaled_dot_product_attention(query, key, value, mask, dropout, is_causal=last is None)
-        mixed = self.attention_output(mixed.transpose(1, 2).flatten(2))  # (B, S, H)
-        hidden = hidden + F.dropout(mixed, dropout)
-        return hidden + F.dropout(self.feed_forward(self.feed_forward_norm(hidden)), dropout)
-
-    def _heads(self, projected: torch.Tensor) -> torch.Tensor:
-        """`(B, S, n * H)` to `(B, n * heads, S, H / heads)`."""
-        return projected.unflatten(2, (-1, self.head_size)).transpose(1, 2)
-
-
 class SASRecModel(PreTrainedModel):
     r"""
     Self-attentive sequential recommendation: a causal Transformer over item vectors that scores every item as the
-    next.
+    next one.
 
     From "Self-Attentive Sequential Recommendation" (Kang and McAuley, 2018), with pre-norm layers, softmax
-    cross-entropy over the whole catalogue at every position instead of one sampled negative, and an output matrix of
-    its own.
+    cross-entropy over the whole catalogue instead of one sampled negative, and a separate output matrix.
 
     Args:
         config ([`SASRecConfig`]): Sizes and `item_ids`.
 
     Raises:
-        ValueError: If the configuration has no items, repeats one, or has a width that its heads do not divide.
+        ValueError: If the configuration has no items or repeats one, or the heads do not divide `hidden_size`.
 
     Example:
 
@@ -241,7 +138,7 @@ class SASRecModel(PreTrainedModel):
         if missing := loaded[1]["missing_keys"]:
             raise ValueError(
                 f"{name} lacks {', '.join(sorted(missing))}. A checkpoint of a training with item features holds "
-                "their vectors apart: resume that training by `resume_from_checkpoint`, and load what "
+                "their vectors apart: resume that training with `resume_from_checkpoint`, and load what "
                 "`save_pretrained` wrote after it."
             )
         return loaded if kwargs.get("output_loading_info") else loaded[0]  # type: ignore[no-any-return]
@@ -299,7 +196,7 @@ class SASRecModel(PreTrainedModel):
 
     def _encode(self, input_ids: torch.Tensor) -> torch.Tensor:
         """Hidden states `(B, S, H)` before the last layer."""
-        # Counted from the end, as left padding does: the latest item has the same position in every row
+        # Counted from the end, as with left padding: the latest item has the same position in every row
         lengths = (input_ids != PADDING).sum(1, keepdim=True)  # (B, 1)
         steps = torch.arange(input_ids.shape[1], device=input_ids.device)  # (S,)
         last = self.config.max_position_embeddings - 1
@@ -342,19 +239,9 @@ class SASRecModel(PreTrainedModel):
 
     def item_vectors(self, item_ids: Sequence[str]) -> torch.Tensor:
         """
-        The vectors by which items are scored: rows of the output matrix, or of the embeddings where they are tied.
-
-        An item that no training sequence holds has a vector too, which says nothing about it but what its features do,
-        where SASRec was trained with them.
-
-        Args:
-            item_ids (`list[str]`): Known items.
-
-        Returns:
-            `torch.Tensor` of shape `(N, H)`: Without gradient, in float32.
-
-        Raises:
-            ValueError: For an unknown item.
+        Vectors `(N, H)` that score items, in float32 without gradient: rows of the output matrix, or of the embeddings
+        if they are tied. `ValueError` for an unknown item. The vector of an item without training sequences
+        holds no information, apart from its features.
         """
         weight = self.item_embedding.weight[1:] if self.output is None else self.output.weight
         return weight.detach().float()[torch.tensor([self.input_ids([item])[0] - 1 for item in item_ids])]
@@ -369,8 +256,8 @@ class SASRecModel(PreTrainedModel):
             batch_size (`int`, *optional*, defaults to `512`): Number of histories in one forward pass.
 
         Returns:
-            `torch.Tensor` of shape `(B, I)`: Logits in float32, columns in the order of `config.item_ids`; their
-            softmax over a row are the items' probabilities.
+            `torch.Tensor` of shape `(B, I)`: Logits in float32, in the order of `config.item_ids`. The softmax of a
+            row gives the items' probabilities.
 
         Raises:
             ValueError: For an empty history or an unknown item.
@@ -381,14 +268,8 @@ class SASRecModel(PreTrainedModel):
     @torch.no_grad()
     def history_vectors(self, input_ids: Sequence[Sequence[int]], batch_size: int = 512) -> torch.Tensor:
         """
-        What the output matrix is multiplied with to score the items after each history.
-
-        Args:
-            input_ids (`list[list[int]]`): Input ids of each history, see [`SASRecModel.input_ids`].
-            batch_size (`int`, *optional*, defaults to `512`): Number of histories in one forward pass at most.
-
-        Returns:
-            `torch.Tensor` of shape `(B, H)`: Without dropout and gradient.
+        The vector `(B, H)` after each history, without dropout and gradient, see [`SASRecModel.item_head`]. A forward
+        pass takes at most `batch_size` of the `input_ids`, see [`SASRecModel.input_ids`].
         """
         vectors = self.norm.weight.new_empty(len(input_ids), self.config.hidden_size)
         training = self.training
@@ -399,3 +280,95 @@ class SASRecModel(PreTrainedModel):
             vectors[places] = self.last_vectors(batch.to(self.device, non_blocking=True))
         self.train(training)
         return vectors
+
+
+class SASRecLayer(nn.Module):
+    """One pre-norm Transformer layer; a position sees itself and what precedes it."""
+
+    def __init__(self, config: SASRecConfig) -> None:
+        super().__init__()
+        width = config.hidden_size
+        self.head_size = width // config.num_attention_heads
+        self.dropout = config.dropout
+        self.attention_norm = nn.LayerNorm(width)
+        self.query_key_value = nn.Linear(width, 3 * width)
+        self.attention_output = nn.Linear(width, width)
+        self.feed_forward_norm = nn.LayerNorm(width)
+        self.feed_forward = nn.Sequential(
+            nn.Linear(width, 4 * width), nn.GELU(), nn.Dropout(config.dropout), nn.Linear(4 * width, width)
+        )
+
+    def forward(self, hidden: torch.Tensor, last: torch.Tensor | None = None) -> torch.Tensor:
+        """
+        Output `(B, S, H)` at all positions of `hidden` `(B, S, H)`, or `(B, 1, H)` at the position `last` `(B,)` of
+        each row, which costs a sixth: the others are needed as keys and values only.
+        """
+        width, device = hidden.size(2), hidden.device
+        weight, bias = self.query_key_value.weight, self.query_key_value.bias
+        normed = self.attention_norm(hidden)
+        key, value = self._heads(F.linear(normed, weight[width:], bias[width:])).chunk(2, dim=1)  # (B, heads, S, .)
+        mask = None
+        if last is not None:
+            mask = (torch.arange(hidden.size(1), device=device) <= last[:, None])[:, None, None]  # (B, 1, 1, S)
+            chosen = torch.arange(len(last), device=device), last
+            hidden, normed = hidden[chosen][:, None], normed[chosen][:, None]  # (B, 1, H)
+        query = self._heads(F.linear(normed, weight[:width], bias[:width]))  # (B, heads, S, .)
+        dropout = self.dropout if self.training else 0.0
+        # All positions need no padding mask: padding comes last, where no real position sees it
+        mixed = F.scaled_dot_product_attention(query, key, value, mask, dropout, is_causal=last is None)
+        mixed = self.attention_output(mixed.transpose(1, 2).flatten(2))  # (B, S, H)
+        hidden = hidden + F.dropout(mixed, dropout)
+        return hidden + F.dropout(self.feed_forward(self.feed_forward_norm(hidden)), dropout)
+
+    def _heads(self, projected: torch.Tensor) -> torch.Tensor:
+        """`(B, S, n * H)` to `(B, n * heads, S, H / heads)`."""
+        return projected.unflatten(2, (-1, self.head_size)).transpose(1, 2)
+
+
+def sampled_softmax_loss(
+    vectors: Tensor, targets: Tensor, weight: Tensor, bias: Tensor | None, num_samples: int, first_row: int = 0
+) -> Tensor:
+    """
+    Softmax cross-entropy over a sample of the catalogue.
+
+    Every target is scored against all targets of the batch and against items drawn from the rest. Each exponential is
+    divided by the probability with which its item is in the sample: 1 for targets, the drawn share for the others. The
+    sum that normalises a row thus equals the sum over the catalogue on average, and exactly if everything is drawn.
+
+    After "On Using Very Large Target Vocabulary for Neural Machine Translation" (Jean et al., 2015), with the
+    correction of "Sampling-Bias-Corrected Neural Modeling" (Yi et al., 2019) for two strata drawn without replacement.
+
+    Args:
+        vectors (`torch.Tensor` of shape `(N, H)`): Vector of each position.
+        targets (`torch.Tensor` of shape `(N,)`): Index of the item to predict at each position.
+        weight (`torch.Tensor` of shape `(first_row + I, H)`): Output matrix. Its gradient is sparse.
+        bias (`torch.Tensor` of shape `(I,)`, *optional*): Bias of each item.
+        num_samples (`int`): Number of draws. Repeats, and targets among them, count once.
+        first_row (`int`, *optional*, defaults to `0`): Row of `weight` that belongs to item 0.
+
+    Returns:
+        `torch.Tensor` of shape `()`: Sum over the positions, in nats.
+    """
+    num_items = len(weight) - first_row
+    positives, places = targets.unique(return_inverse=True)  # (P,), (N,)
+    sampled = draw_others(positives, num_items, num_samples)  # (C,)
+    items = torch.cat([positives, sampled])  # (P + C,)
+    logits = vectors @ F.embedding(items + first_row, weight, sparse=True).T  # (N, P + C)
+    if bias is not None:
+        logits = logits + bias[items]
+    share = (num_items - len(positives)) / max(len(sampled), 1)  # items that each drawn one represents
+    correction = logits.new_zeros(len(items), dtype=torch.float32)  # (P + C,)
+    correction[len(positives) :] = math.log(max(share, 1.0))
+    return F.cross_entropy(logits.float() + correction, places, reduction="sum")
+
+
+def draw_others(positives: Tensor, num_items: int, num_samples: int) -> Tensor:
+    """
+    Distinct items `(C,)` outside `positives` `(P,)`: all if `num_samples` is at least their number. Otherwise every
+    set of the drawn size is equally likely.
+    """
+    if num_samples >= num_items - len(positives):
+        drawn = torch.arange(num_items, device=positives.device)
+    else:
+        drawn = torch.randint(num_items, (num_samples,), device=positives.device).unique()
+    return drawn[~torch.isin(drawn, positives)]

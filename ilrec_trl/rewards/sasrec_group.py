@@ -27,79 +27,26 @@ from .shared_vectors import ItemFeatures, check_features
 if TYPE_CHECKING:
     from ..items.item_trie import ItemTrie
 
-#: Ranks of the items whose probability is compared with how often the target is one of them.
+GROUP_FILE, FINISHED_FILE = "group.json", "finished.json"
+#: Calibration compares the probability of so many likeliest items with the share of targets among them.
 CALIBRATION_RANKS = 10
 _MIN_QUESTIONS, _MAX_QUESTIONS = 200, 4_000
-# Histories at once, and logits of theirs
+# Histories in one forward pass of calibration, and the most logits of theirs
 _BATCH, _LOGITS = 64, 2**24
-
-
-@torch.no_grad()
-def calibrated_temperature(
-    models: Sequence[SASRecModel], sequences: Sequence[Sequence[UserSequence]], seed: int
-) -> float:
-    """
-    Temperature at which the ten likeliest items together are as probable as the target is one of them (top-10
-    confidence equals accuracy; temperature scaling as in Guo et al., "On Calibration of Modern Neural Networks", 2017,
-    by the figure that recommendations are judged by instead of the likelihood).
-
-    Args:
-        models (`list` of [`SASRecModel`]): Trained models.
-        sequences (`list` of `list[UserSequence]`): For each model, sequences that it was not trained on. Every item
-            after the first of a sequence is a question, of which 4,000 are drawn.
-        seed (`int`): Draws them.
-
-    Returns:
-        `float`: From 0.5 to 4; 1.0 where there are fewer than 200 questions or 20 items.
-    """
-    every = [(number, entry) for number, part in enumerate(sequences) for entry in part]
-    last = list(itertools.accumulate(len(entry.items) - 1 for _, entry in every))
-    total, items = (last[-1] if last else 0), len(models[0].config.item_ids or ())
-    if total < _MIN_QUESTIONS or items < 2 * CALIBRATION_RANKS:
-        return 1.0
-    questions = []
-    for place in random.Random(seed).sample(range(total), min(total, _MAX_QUESTIONS)):
-        row = bisect.bisect_right(last, place)
-        number, (user, own) = every[row]
-        target = len(own) - (last[row] - place)
-        questions.append((number, NextItemExample(user, list(own[:target]), own[target])))
-    batch_size = max(1, min(_BATCH, _LOGITS // items))
-    grid = torch.logspace(-1, 2, 31, base=2)  # (T,) from 0.5 to 4
-    mass, hits = torch.zeros(len(grid), dtype=torch.float64), 0
-    for number, model in enumerate(models):
-        asked = [example for owner, example in questions if owner == number]
-        for start in range(0, len(asked), batch_size):
-            batch = asked[start : start + batch_size]
-            logits = model.score([example.history for example in batch]).float()  # (B, I)
-            best = logits.topk(CALIBRATION_RANKS).values  # (B, 10)
-            targets = torch.tensor(model.indices([example.item for example in batch]), device=logits.device)
-            hits += int((logits.gather(1, targets[:, None]) >= best[:, -1:]).sum())
-            shares = [((best / t).logsumexp(1) - (logits / t).logsumexp(1)).exp().sum() for t in grid]
-            mass += torch.stack(shares).cpu()
-    # It falls as the temperature rises
-    above = mass > hits
-    if above.all() or not above.any():
-        return float(grid[-1 if above.all() else 0])
-    left = int(above.sum()) - 1
-    share = (mass[left] - hits) / (mass[left] - mass[left + 1])
-    return float(torch.lerp(grid[left], grid[left + 1], share.float()))
-
-
-GROUP_FILE, FINISHED_FILE = "group.json", "finished.json"
 
 
 @dataclass
 class SASRecGroup:
     """
-    SASRecs of one catalogue that are used together.
+    An ensemble of SASRecs over one catalogue, cross-fitted or not.
 
     Args:
-        models (`list` of [`SASRecModel`]): Member by member, and of a cross-fitted member fold by fold.
-        folds (`list[dict[str, int]]`, *optional*): Of each member, the fold of every user; the model of a fold was
-            trained without its users. Empty where every member is one model of all users.
-        temperature (`float`, *optional*): Of cross-fitted ones, that at which each is as sure as it is right about
-            users whom it has not seen ([`~rewards.calibration.calibrated_temperature`]). [`train_sasrec_group`] finds
-            it; rewards take it where [`SASRecGroup.reward_func`] is given it.
+        models (`list` of [`SASRecModel`]): Member by member; a cross-fitted member fold by fold.
+        folds (`list[dict[str, int]]`, *optional*): For each member, the fold of every user; the model of a fold was
+            trained without its users. Empty if every member is one model of all users.
+        temperature (`float`, *optional*): Temperature at which cross-fitted models are calibrated on held-out users,
+            see [`calibrated_temperature`]. [`train_sasrec_group`] sets it; pass it to [`SASRecGroup.reward_func`] to
+            use it.
 
     Raises:
         ValueError: If the models do not know the same items in the same order.
@@ -129,7 +76,7 @@ class SASRecGroup:
     def reward_func(
         self, item_trie: ItemTrie, temperature: float = 1.0, device: str | torch.device | None = None
     ) -> RewardFunc:
-        """The group's scores: arguments as in [`SASRecReward`], of which there is one a model."""
+        """The scores of the group; arguments as in [`SASRecReward`]. Cross-fitted models score held-out users only."""
         rewards: list[RewardFunc] = [SASRecReward(model, item_trie, temperature, device) for model in self.models]
         if self.folds:
             number = len(self.models) // len(self.folds)
@@ -142,7 +89,7 @@ class SASRecGroup:
     def mean_reward_func(
         self, item_trie: ItemTrie, temperature: float = 1.0, device: str | torch.device | None = None
     ) -> RewardFunc:
-        """The mean of all models for everybody, for evaluation: what is asked there none of them has seen."""
+        """The mean of all models for every user: for evaluation, whose questions no model was trained on."""
         return EnsembleReward([SASRecReward(model, item_trie, temperature, device) for model in self.models])
 
     @classmethod
@@ -166,19 +113,18 @@ def train_sasrec_group(
     patience: int | None = 2,
 ) -> SASRecGroup:
     """
-    Train several SASRecs in turn, each as [`train_sasrec`] does, and save them in one folder.
-
-    Called again with the same data and settings, it loads the models that were finished and trains the others.
+    Train several SASRecs, each as [`train_sasrec`] does, and save them in one folder. Called again with the same data
+    and settings, it loads finished models and trains the others.
 
     Args:
         splits ([`Splits`]): As in [`train_sasrec`].
         item_ids (`list[str]`): As in [`train_sasrec`].
-        args ([`transformers.TrainingArguments`]): Of every training, but for the folder. The seed counts up from
-            `args.seed` and also deals the users into folds.
+        args ([`transformers.TrainingArguments`]): Of every training, but for the folder. Seeds count up from
+            `args.seed`, which also assigns the users to folds.
         output_dir (`str` or `Path`): Receives `group.json` and a folder for each model.
-        members (`int`, *optional*, defaults to `1`): Size of the ensemble.
-        folds (`int`, *optional*): Number of folds in each member. The model of a fold sees neither the training
-            sequences nor the validation questions of its users. By default each member is one model of all users.
+        members (`int`, *optional*, defaults to `1`): Ensemble size; probabilities are averaged.
+        folds (`int`, *optional*): Number of folds of each member. The model of a fold is trained without the training
+            sequences and validation questions of its users. By default each member is one model of all users.
         config ([`SASRecConfig`], *optional*): Sizes.
         item_features (`list[list]`, *optional*): As in [`train_sasrec`].
         patience (`int`, *optional*, defaults to `2`): As in [`train_sasrec`].
@@ -198,7 +144,7 @@ def train_sasrec_group(
         name = f"member{member}" if folds is None else f"member{member}-fold{fold}"
         part = splits if folds is None else without_fold(splits, fold_of[member], fold)
         settings: dict[str, Any] = {"config": copy.deepcopy(config or SASRecConfig()), "patience": patience}
-        if item_features is not None:  # so that trainings without them are still known to be finished
+        if item_features is not None:  # so that the fingerprint of trainings without them stays
             settings["item_features"] = item_features
         models.append(_train_once(part, item_ids, args, output_dir / name, number, settings))
         names.append(name)
@@ -212,7 +158,7 @@ def train_sasrec_group(
 
 
 def check_group(splits: Splits, members: int, folds: int | None) -> None:
-    """Refuse sizes of a group that cannot be."""
+    """Refuse impossible sizes of a group."""
     if members < 1:
         raise ValueError(f"Got an ensemble of {members}; expected 1 or more.")
     if folds is not None and not 2 <= folds <= len(splits.train):
@@ -220,14 +166,14 @@ def check_group(splits: Splits, members: int, folds: int | None) -> None:
 
 
 def assign_folds(splits: Splits, folds: int, seed: int) -> dict[str, int]:
-    """Deal the users with training items into folds of like size by chance; the fold of each."""
+    """Random fold of each user with training items; folds differ in size by one user at most."""
     users = [user for user, _ in splits.train]
     order = random.Random(seed).sample(range(len(users)), len(users))
     return {users[place]: number % folds for number, place in enumerate(order)}
 
 
 def without_fold(splits: Splits, fold_of: Mapping[str, int], fold: int) -> Splits:
-    """The splits without anything of the users of one fold, but for the test questions, which nobody trains on."""
+    """The splits without the users of one fold, except for test questions, which no training reads."""
     return replace(
         splits,
         train=[entry for entry in splits.train if fold_of.get(entry.user) != fold],
@@ -243,7 +189,7 @@ def _train_once(
     number: int,
     settings: dict[str, Any],
 ) -> SASRecModel:
-    """Train one model of a group, or load it where it was finished with the same data and settings."""
+    """Train one model of a group, or load it if it was finished with the same data and settings."""
     args = copy.copy(args)
     args.output_dir, args.seed = str(folder / "checkpoints"), args.seed + number
     finished, fingerprint = folder / FINISHED_FILE, _fingerprint(splits, item_ids, args, settings)
@@ -252,7 +198,7 @@ def _train_once(
     finished.unlink(missing_ok=True)
     model = train_sasrec(splits, item_ids, args, **settings)
     model.save_pretrained(folder)
-    # Last of all: what a killed training leaves does not count
+    # Written last, so that a killed training leaves no finished model
     finished.write_text(json.dumps(fingerprint))
     return model
 
@@ -260,7 +206,7 @@ def _train_once(
 def _fingerprint(
     splits: Splits, item_ids: Sequence[str], args: TrainingArguments, settings: dict[str, Any]
 ) -> dict[str, Any]:
-    """What decides a trained model: settings, and short texts of the data."""
+    """Seed, and hash of the settings and data that determine a trained model."""
     of_args = {name: value for name, value in args.to_dict().items() if name not in ("output_dir", "hub_token")}
     whole = settings | {"args": of_args, "config": settings["config"].to_diff_dict(), "items": list(item_ids)}
     digest = hashlib.sha256(json.dumps(whole, sort_keys=True, default=str).encode())
@@ -269,3 +215,54 @@ def _fingerprint(
             digest.update(json.dumps(entry).encode())
         digest.update(b"\n")
     return {"seed": args.seed, "sha256": digest.hexdigest()}
+
+
+@torch.no_grad()
+def calibrated_temperature(
+    models: Sequence[SASRecModel], sequences: Sequence[Sequence[UserSequence]], seed: int
+) -> float:
+    """
+    Temperature at which the probability of the ten likeliest items equals the share of targets among them: top-10
+    confidence equals accuracy. Temperature scaling as in Guo et al., "On Calibration of Modern Neural Networks", 2017,
+    by top-10 accuracy instead of likelihood.
+
+    Args:
+        models (`list` of [`SASRecModel`]): Trained models.
+        sequences (`list` of `list[UserSequence]`): For each model, sequences that it was not trained on. Every item
+            after the first of a sequence is a question; at most 4,000 are drawn.
+        seed (`int`): Seed of the draw.
+
+    Returns:
+        `float`: From 0.5 to 4; 1.0 for fewer than 200 questions or 20 items.
+    """
+    every = [(number, entry) for number, part in enumerate(sequences) for entry in part]
+    last = list(itertools.accumulate(len(entry.items) - 1 for _, entry in every))
+    total, items = (last[-1] if last else 0), len(models[0].config.item_ids or ())
+    if total < _MIN_QUESTIONS or items < 2 * CALIBRATION_RANKS:
+        return 1.0
+    questions = []
+    for place in random.Random(seed).sample(range(total), min(total, _MAX_QUESTIONS)):
+        row = bisect.bisect_right(last, place)
+        number, (user, own) = every[row]
+        target = len(own) - (last[row] - place)
+        questions.append((number, NextItemExample(user, list(own[:target]), own[target])))
+    batch_size = max(1, min(_BATCH, _LOGITS // items))
+    grid = torch.logspace(-1, 2, 31, base=2)  # (T,) from 0.5 to 4
+    mass, hits = torch.zeros(len(grid), dtype=torch.float64), 0
+    for number, model in enumerate(models):
+        asked = [example for owner, example in questions if owner == number]
+        for start in range(0, len(asked), batch_size):
+            batch = asked[start : start + batch_size]
+            logits = model.score([example.history for example in batch]).float()  # (B, I)
+            best = logits.topk(CALIBRATION_RANKS).values  # (B, 10)
+            targets = torch.tensor(model.indices([example.item for example in batch]), device=logits.device)
+            hits += int((logits.gather(1, targets[:, None]) >= best[:, -1:]).sum())
+            shares = [((best / t).logsumexp(1) - (logits / t).logsumexp(1)).exp().sum() for t in grid]
+            mass += torch.stack(shares).cpu()
+    # The probability falls as the temperature rises
+    above = mass > hits
+    if above.all() or not above.any():
+        return float(grid[-1 if above.all() else 0])
+    left = int(above.sum()) - 1
+    share = (mass[left] - hits) / (mass[left] - mass[left + 1])
+    return float(torch.lerp(grid[left], grid[left + 1], share.float()))

@@ -32,138 +32,13 @@ from .sequence_batches import ItemSequences, collate_sequences, length_batches
 from .shared_vectors import ItemFeatures, fold_vectors, share_vectors
 
 
-class SparseRowsAdam(torch.optim.Optimizer):
-    """
-    SparseAdam for parameters that get sparse gradients, and another optimizer for the rest, as one.
-
-    Only the rows of a matrix that a step touched, and their moments, are read and written.
-
-    Args:
-        sparse (`list[torch.nn.Parameter]`):
-            Parameters with sparse gradients.
-        dense (`torch.optim.Optimizer`):
-            Optimizer of the others; its settings count for the sparse ones too, except for weight decay, which would
-            touch every row.
-    """
-
-    def __init__(self, sparse: list[nn.Parameter], dense: torch.optim.Optimizer) -> None:
-        settings = {name: dense.defaults[name] for name in ("lr", "betas", "eps")}
-        self.parts = (torch.optim.SparseAdam(sparse, **settings), dense)
-        # The groups are shared with the parts, so that a schedule reaches them
-        super().__init__([group for part in self.parts for group in part.param_groups], {})
-
-    def step(self, closure: Any = None) -> Any:
-        loss = None if closure is None else closure()
-        for part in self.parts:
-            part.step()
-        return loss
-
-    def state_dict(self) -> dict[str, Any]:
-        return {"parts": [part.state_dict() for part in self.parts]}
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        for part, state in zip(self.parts, state_dict["parts"], strict=True):
-            part.load_state_dict(state)
-        self.param_groups = [group for part in self.parts for group in part.param_groups]
-
-
-def clip_sparse_grad_norm(parameters: list[nn.Parameter], max_norm: float) -> torch.Tensor:
-    """`torch.nn.utils.clip_grad_norm_`, which refuses sparse gradients, for parameters of which some have them."""
-    gradients = []
-    for parameter in parameters:
-        if parameter.grad is None:
-            continue
-        if parameter.grad.is_sparse:
-            parameter.grad = parameter.grad.coalesce()
-            gradients.append(parameter.grad.values())
-        else:
-            gradients.append(parameter.grad)
-    norm = torch.nn.utils.get_total_norm(gradients)
-    for gradient in gradients:
-        gradient.mul_((max_norm / (norm + 1e-6)).clamp(max=1.0))
-    return norm
-
-
-MIN_STEPS = 2_000
-# Where no validation items are left to end it early: the best came after 200 to 1,000 updates, see docs/rewards.md.
-MIN_STEPS_UNSEEN = 500
-_NUM_EVALUATIONS = 20
-
-
-@dataclass
-class SASRecTrainingArguments(TrainingArguments):
-    """
-    [`transformers.TrainingArguments`], and how long to train at least.
-
-    Args:
-        min_steps (`int`, *optional*, defaults to `0`):
-            Least number of updates. Where `num_train_epochs` come to fewer, as they do with some hundred users,
-            training goes on up to this number and evaluates 20 times instead of after every epoch.
-    """
-
-    min_steps: int = field(default=0, metadata={"help": "Least number of updates; more epochs where users are few."})
-
-
-def sasrec_training_arguments(output_dir: str | Path, **changes: Any) -> SASRecTrainingArguments:
-    """
-    Settings that work on the Amazon data sets: keep the best epoch on validation users.
-
-    14 epochs, and where users are few as many more as make 2,000 updates; neither holds where `num_train_epochs` or
-    `max_steps` is given.
-
-    Args:
-        output_dir (`str` or `Path`): Where checkpoints go.
-        **changes: Fields of [`SASRecTrainingArguments`] to set otherwise.
-    """
-    length = {} if changes.keys() & {"num_train_epochs", "max_steps"} else {"min_steps": MIN_STEPS}
-    settings: dict[str, Any] = {
-        "num_train_epochs": 14,
-        "per_device_train_batch_size": 64,
-        "per_device_eval_batch_size": 512,
-        "learning_rate": 1e-3,
-        "lr_scheduler_type": "linear",
-        "train_sampling_strategy": "group_by_length",
-        "eval_strategy": "epoch",
-        "save_strategy": "epoch",
-        "logging_strategy": "epoch",
-        "save_total_limit": 1,
-        "load_best_model_at_end": True,
-        "metric_for_best_model": "ndcg@10",
-        "greater_is_better": True,
-        "report_to": "none",
-    }
-    return SASRecTrainingArguments(output_dir=str(output_dir), **(settings | length | changes))
-
-
-def num_sasrec_steps(args: TrainingArguments, num_rows: int) -> int:
-    """Number of updates that `args` ask for with so many training rows, `min_steps` counted."""
-    if args.max_steps > 0:
-        return args.max_steps
-    return max(_steps_of_epochs(args, num_rows), getattr(args, "min_steps", 0))
-
-
-def _steps_of_epochs(args: TrainingArguments, num_rows: int) -> int:
-    batch = args.train_batch_size * args.gradient_accumulation_steps * args.world_size
-    return math.ceil(math.ceil(num_rows / batch) * args.num_train_epochs)
-
-
-def with_min_steps(args: TrainingArguments, num_rows: int) -> TrainingArguments:
-    """The arguments with as many steps as `min_steps` asks for."""
-    least = getattr(args, "min_steps", 0)
-    if args.max_steps > 0 or _steps_of_epochs(args, num_rows) >= least:
-        return args
-    args = copy.copy(args)
-    args.max_steps = least
-    for name in ("eval", "save", "logging"):
-        if getattr(args, f"{name}_strategy") == "epoch":
-            setattr(args, f"{name}_strategy", IntervalStrategy.STEPS)
-            setattr(args, f"{name}_steps", math.ceil(least / _NUM_EVALUATIONS))
-    return args
-
-
 logger = logging.get_logger(__name__)
 
-_SCORES_AT_ONCE = 1 << 24  # how many item scores are in memory while targets are ranked: 64 MiB
+MIN_STEPS = 2_000
+# Used where no validation items are left for early stopping: the best epoch came after 200 to 1,000 updates
+MIN_STEPS_UNSEEN = 500
+_NUM_EVALUATIONS = 20
+_SCORES_AT_ONCE = 1 << 24  # item scores in memory while targets are ranked: 64 MiB
 
 
 def train_sasrec(
@@ -178,15 +53,15 @@ def train_sasrec(
     callbacks: Sequence[TrainerCallback] = (),
 ) -> SASRecModel:
     """
-    Train a [`SASRecModel`] on whole user sequences, each item after the first being a target.
+    Train a [`SASRecModel`] on whole user sequences; each item after the first is a target.
 
-    After every epoch, or 20 times where `args.min_steps` makes for more of them, all validation users are ranked
-    (`eval_hit@10`, `eval_ndcg@10`, `eval_mrr`); test users are never looked at.
+    After every epoch, or 20 times if `args.min_steps` adds epochs, all validation users are ranked (`eval_hit@10`,
+    `eval_ndcg@10`, `eval_mrr`). Test users are not read.
 
-    Over 100,000 items (`SASRecConfig.num_sampled_negatives` says otherwise) the loss is a
-    [`~rewards.sampled_softmax.sampled_softmax_loss`], and Adam updates the vectors of the items that took part alone,
-    [`~rewards.sparse_adam.SparseRowsAdam`]; validation ranks all items all the same. The two vectors of an item and
-    their moments take 3 KiB at a width of 128, in memory and in a checkpoint, where `args.save_only_model` leaves 1.
+    For catalogues of more than 100,000 items (see `SASRecConfig.num_sampled_negatives`) the loss is a
+    [`sampled_softmax_loss`], and Adam updates only the vectors of sampled items; validation still ranks all items. The
+    two vectors of an item and their moments take 3 KiB at a width of 128, in memory and in a checkpoint;
+    `args.save_only_model` saves 1 KiB.
 
     Args:
         splits ([`Splits`]): Its `train` and `validation` are used.
@@ -194,21 +69,21 @@ def train_sasrec(
         args ([`transformers.TrainingArguments`]): See [`sasrec_training_arguments`]. `seed` also draws the first
             weights.
         config ([`SASRecConfig`], *optional*): Sizes; its `item_ids` are replaced.
-        item_features (`list[list]`, *optional*): What each item of `item_ids` has, such as the codes of its semantic
-            ID (`catalog.semantic_ids`), a brand, a category: an item's vectors are then trained as its own plus those
-            of its features, and what is learnt about one item helps the others like it. Afterwards the sums are the
-            items' vectors, and the model is as any other. As in VQ-Rec (Hou et al., 2023).
-        patience (`int`, *optional*, defaults to `2`): Number of evaluations without a better `metric_for_best_model`
-            after which training ends. `None` trains all epochs.
+        item_features (`list[list]`, *optional*): Features of each item of `item_ids`, such as the codes of its
+            semantic ID (`catalog.semantic_ids`), a brand, a category. An item's vectors are then trained as its own
+            plus those of its features, which similar items share, as in VQ-Rec (Hou et al., 2023). The trained model
+            holds the sums.
+        patience (`int`, *optional*, defaults to `2`): Training ends after this number of evaluations without a better
+            `metric_for_best_model`. `None` trains all epochs.
         resume_from_checkpoint (`str` or `bool`, *optional*): As in [`transformers.Trainer.train`].
-        callbacks (`list[transformers.TrainerCallback]`, *optional*): More of them for the trainer.
+        callbacks (`list[transformers.TrainerCallback]`, *optional*): Further callbacks of the trainer.
 
     Returns:
-        [`SASRecModel`]: The best model where `args.load_best_model_at_end`, otherwise the last; in eval mode.
+        [`SASRecModel`]: The best model with `args.load_best_model_at_end`, otherwise the last; in eval mode.
 
     Raises:
-        ValueError: If `splits` mentions an item outside `item_ids`, `item_features` do not fit them, or a sampled
-            softmax meets weight decay, item features or another `args.optim` than Adam.
+        ValueError: If `splits` holds an item outside `item_ids`, `item_features` do not fit them, or a sampled softmax
+            is combined with weight decay, item features or an `args.optim` other than Adam.
     """
     config = SASRecConfig() if config is None else config
     config.item_ids = list(item_ids)
@@ -248,16 +123,16 @@ def evaluate_sasrec(
     Rank the target of every example among all items.
 
     Args:
-        model ([`SASRecModel`] or `list` of them): Trained model. Several, of the same items in the same order, rank by
-            the mean of their probabilities.
-        examples (`list[NextItemExample]`): For example `splits.test`; none is left out.
+        model ([`SASRecModel`] or `list` of them): Trained model, or an ensemble over the same items in the same order,
+            which ranks by the mean of its probabilities.
+        examples (`list[NextItemExample]`): For example `splits.test`.
         batch_size (`int`, *optional*, defaults to `512`): Number of examples in one forward pass.
-        exclude_history (`bool`, *optional*, defaults to `False`): Rank the items of a user's history last, a target
-            among them too.
+        exclude_history (`bool`, *optional*, defaults to `False`): Rank the items of a user's history last, also a
+            target among them.
 
     Returns:
-        `np.ndarray` of shape `(U,)` and dtype int64: Rank of each target, 1 is first; it counts the items that score
-        as high as the target or higher, so that a model with constant scores is not rewarded.
+        `np.ndarray` of shape `(U,)` and dtype int64: Rank of each target; 1 is first. It counts the items that score
+        as high as the target or higher, so that constant scores give the last rank.
 
     Raises:
         ValueError: For an empty history or an unknown item.
@@ -278,8 +153,78 @@ def evaluate_sasrec(
     return ranks
 
 
+@dataclass
+class SASRecTrainingArguments(TrainingArguments):
+    """
+    [`transformers.TrainingArguments`], and the least number of updates.
+
+    Args:
+        min_steps (`int`, *optional*, defaults to `0`):
+            Least number of updates. If `num_train_epochs` make fewer, as with a few hundred users, training goes on up
+            to this number and evaluates 20 times instead of after every epoch.
+    """
+
+    min_steps: int = field(default=0, metadata={"help": "Least number of updates; more epochs where users are few."})
+
+
+def sasrec_training_arguments(output_dir: str | Path, **changes: Any) -> SASRecTrainingArguments:
+    """
+    Settings that work on the Amazon data sets; the best epoch on validation users is kept.
+
+    Training takes 14 epochs and at least 2,000 updates, unless `num_train_epochs` or `max_steps` is given.
+
+    Args:
+        output_dir (`str` or `Path`): Where checkpoints go.
+        **changes: Fields of [`SASRecTrainingArguments`] to set otherwise.
+    """
+    length = {} if changes.keys() & {"num_train_epochs", "max_steps"} else {"min_steps": MIN_STEPS}
+    settings: dict[str, Any] = {
+        "num_train_epochs": 14,
+        "per_device_train_batch_size": 64,
+        "per_device_eval_batch_size": 512,
+        "learning_rate": 1e-3,
+        "lr_scheduler_type": "linear",
+        "train_sampling_strategy": "group_by_length",
+        "eval_strategy": "epoch",
+        "save_strategy": "epoch",
+        "logging_strategy": "epoch",
+        "save_total_limit": 1,
+        "load_best_model_at_end": True,
+        "metric_for_best_model": "ndcg@10",
+        "greater_is_better": True,
+        "report_to": "none",
+    }
+    return SASRecTrainingArguments(output_dir=str(output_dir), **(settings | length | changes))
+
+
+def num_sasrec_steps(args: TrainingArguments, num_rows: int) -> int:
+    """Number of updates with `args` and so many training rows; `min_steps` counts."""
+    if args.max_steps > 0:
+        return args.max_steps
+    return max(_steps_of_epochs(args, num_rows), getattr(args, "min_steps", 0))
+
+
+def _steps_of_epochs(args: TrainingArguments, num_rows: int) -> int:
+    batch = args.train_batch_size * args.gradient_accumulation_steps * args.world_size
+    return math.ceil(math.ceil(num_rows / batch) * args.num_train_epochs)
+
+
+def with_min_steps(args: TrainingArguments, num_rows: int) -> TrainingArguments:
+    """The arguments, with `max_steps` set if `min_steps` asks for more updates than the epochs make."""
+    least = getattr(args, "min_steps", 0)
+    if args.max_steps > 0 or _steps_of_epochs(args, num_rows) >= least:
+        return args
+    args = copy.copy(args)
+    args.max_steps = least
+    for name in ("eval", "save", "logging"):
+        if getattr(args, f"{name}_strategy") == "epoch":
+            setattr(args, f"{name}_strategy", IntervalStrategy.STEPS)
+            setattr(args, f"{name}_steps", math.ceil(least / _NUM_EVALUATIONS))
+    return args
+
+
 class _SASRecTrainer(Trainer):
-    """Trainer that ranks the targets of an evaluation instead of keeping scores, and takes sparse gradients."""
+    """Trainer that evaluates by ranks instead of scores, and clips sparse gradients."""
 
     model: Any  # a SASRecModel
 
@@ -298,30 +243,8 @@ class _SASRecTrainer(Trainer):
         return super()._get_grad_norm(model, self._clip_grad_norm(model) if grad_norm is None else grad_norm)
 
 
-def sasrec_optimizer(model: Any, args: TrainingArguments) -> SparseRowsAdam | None:
-    """Optimizer for the sparse gradients of a [`SASRecModel`] on a sampled softmax; `None` where Trainer's will do."""
-    if not model.config.samples_items:
-        return None
-    if args.weight_decay:
-        raise ValueError(
-            f"weight_decay={args.weight_decay} would touch every item at every step, which a sampled softmax avoids; "
-            "set it to 0, or `SASRecConfig(num_sampled_negatives=0)`."
-        )
-    if not args.optim.startswith("adamw_torch"):
-        raise ValueError(
-            f"optim={args.optim!r} was asked for, but a sampled softmax is trained by a sparse Adam; leave it "
-            "at the default, or set `SASRecConfig(num_sampled_negatives=0)`."
-        )
-    matrices = [model.item_embedding.weight, *([] if model.output is None else [model.output.weight])]
-    others = [parameter for parameter in model.parameters() if all(parameter is not matrix for matrix in matrices)]
-    dense = torch.optim.AdamW(
-        others, lr=args.learning_rate, betas=(args.adam_beta1, args.adam_beta2), eps=args.adam_epsilon, weight_decay=0
-    )
-    return SparseRowsAdam(matrices, dense)
-
-
 def _training_rows(model: SASRecModel, sequences: Sequence[UserSequence]) -> LazyRows[dict[str, NDArray[np.int32]]]:
-    """Inputs and the item after each; a sequence beyond the model's length becomes several rows, no target twice."""
+    """Inputs and the item after each. A sequence longer than the model becomes several rows, each target in one."""
     items = ItemSequences(model.indices(items) for _, items in sequences)
     starts, ends = items.windows(model.config.max_position_embeddings)
     return LazyRows(partial(_training_row, items.items, starts, ends), range(len(starts)))
@@ -337,7 +260,7 @@ def _training_row(
 def _evaluation_rows(
     model: SASRecModel, examples: Sequence[NextItemExample]
 ) -> LazyRows[dict[str, NDArray[np.int32]]]:
-    """Histories, of their latest items where they are long, and the one target of each."""
+    """The latest items of each history, and its one target."""
     items = ItemSequences(
         [index - 1 for index in model.input_ids(history)] + model.indices([item]) for _, history, item in examples
     )
@@ -357,8 +280,8 @@ def _rank_targets(
     excluded: Sequence[list[int]] | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """
-    Rank and cross-entropy `(B,)` of the label `(B, 1)` after each history `(B, S)`: the rank is the number of items
-    that do not score below it, `excluded` ones scoring minus infinity.
+    Rank and cross-entropy `(B,)` of the label `(B, 1)` after each history `(B, S)`. The rank is the number of items
+    that do not score below it; `excluded` items score minus infinity.
     """
     device = models[0].device
     vectors = [model.last_vectors(input_ids.to(model.device)) for model in models]  # each (B, H)
@@ -388,3 +311,70 @@ def _ranking_quality(prediction: EvalPrediction) -> dict[str, float]:
         "ndcg@10": float((hits / np.log2(ranks + 1)).mean()),
         "mrr": float((1 / ranks).mean()),
     }
+
+
+def sasrec_optimizer(model: Any, args: TrainingArguments) -> SparseRowsAdam | None:
+    """Optimizer for the sparse gradients of a sampled softmax; `None` for a full softmax, which uses Trainer's."""
+    if not model.config.samples_items:
+        return None
+    if args.weight_decay:
+        raise ValueError(
+            f"Got weight_decay={args.weight_decay}, which would touch every item at every step; a sampled softmax "
+            "expects 0. Set it to 0, or set `SASRecConfig(num_sampled_negatives=0)`."
+        )
+    if not args.optim.startswith("adamw_torch"):
+        raise ValueError(
+            f"Got optim={args.optim!r}, but a sampled softmax is trained with a sparse Adam. Leave it at the default, "
+            "or set `SASRecConfig(num_sampled_negatives=0)`."
+        )
+    matrices = [model.item_embedding.weight, *([] if model.output is None else [model.output.weight])]
+    others = [parameter for parameter in model.parameters() if all(parameter is not matrix for matrix in matrices)]
+    dense = torch.optim.AdamW(
+        others, lr=args.learning_rate, betas=(args.adam_beta1, args.adam_beta2), eps=args.adam_epsilon, weight_decay=0
+    )
+    return SparseRowsAdam(matrices, dense)
+
+
+class SparseRowsAdam(torch.optim.Optimizer):
+    """
+    One optimizer of two: SparseAdam for parameters with sparse gradients, of which a step reads and writes only the
+    touched rows, and `dense` for the others. The settings of `dense` hold for both, except for weight decay, which
+    would touch every row.
+    """
+
+    def __init__(self, sparse: list[nn.Parameter], dense: torch.optim.Optimizer) -> None:
+        settings = {name: dense.defaults[name] for name in ("lr", "betas", "eps")}
+        self.parts = (torch.optim.SparseAdam(sparse, **settings), dense)
+        # The groups are shared with the parts, so that a schedule reaches them
+        super().__init__([group for part in self.parts for group in part.param_groups], {})
+
+    def step(self, closure: Any = None) -> Any:
+        loss = None if closure is None else closure()
+        for part in self.parts:
+            part.step()
+        return loss
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"parts": [part.state_dict() for part in self.parts]}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        for part, state in zip(self.parts, state_dict["parts"], strict=True):
+            part.load_state_dict(state)
+        self.param_groups = [group for part in self.parts for group in part.param_groups]
+
+
+def clip_sparse_grad_norm(parameters: list[nn.Parameter], max_norm: float) -> torch.Tensor:
+    """As `torch.nn.utils.clip_grad_norm_`, which refuses sparse gradients, but for parameters with and without."""
+    gradients = []
+    for parameter in parameters:
+        if parameter.grad is None:
+            continue
+        if parameter.grad.is_sparse:
+            parameter.grad = parameter.grad.coalesce()
+            gradients.append(parameter.grad.values())
+        else:
+            gradients.append(parameter.grad)
+    norm = torch.nn.utils.get_total_norm(gradients)
+    for gradient in gradients:
+        gradient.mul_((max_norm / (norm + 1e-6)).clamp(max=1.0))
+    return norm

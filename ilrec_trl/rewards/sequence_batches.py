@@ -14,8 +14,8 @@ from torch.nn.utils.rnn import pad_sequence
 IGNORE_INDEX = -100  # label of positions without a target, as in transformers
 PADDING = 0  # input id after a sequence's end; item i of `item_ids` has input id i + 1 and label i
 
-# What one more forward pass costs, in padded positions that could have been computed instead: about a millisecond of
-# a core for its some fifty small operations; on an accelerator their launches leave it idle all the while.
+# Cost of one more forward pass, in padded positions: about a millisecond of a core for some fifty small operations,
+# whose launches leave an accelerator idle
 _PASS_COST = {"cpu": 64, "other": 1 << 15}
 
 
@@ -34,15 +34,8 @@ def collate_sequences(rows: Sequence[Mapping[str, Sequence[int] | NDArray[np.int
 
 def length_batches(lengths: Sequence[int], batch_size: int, device: torch.device) -> Iterator[list[int]]:
     """
-    Rows of like length together, so that little is spent on padding.
-
-    Args:
-        lengths (`list[int]`): Length of each row.
-        batch_size (`int`): Number of rows in a batch at most.
-        device (`torch.device`): Where batches are computed, which says how much padding a batch less is worth.
-
-    Returns:
-        `Iterator[list[int]]`: Row numbers, shortest rows first; each row once.
+    Batches of at most `batch_size` rows of similar length, shortest first; each row once. The `device` decides how
+    much padding is cheaper than one more batch.
     """
     order = sorted(range(len(lengths)), key=lengths.__getitem__)
     most = _PASS_COST.get(device.type, _PASS_COST["other"])
@@ -58,10 +51,7 @@ def length_batches(lengths: Sequence[int], batch_size: int, device: torch.device
 
 class ItemSequences:
     """
-    Many sequences of item indices in one array: four bytes an item, however many sequences there are.
-
-    Args:
-        sequences (`Iterable[list[int]]`): Item indices of each.
+    Many sequences of item indices in one array, at four bytes an item.
     """
 
     def __init__(self, sequences: Iterable[Sequence[int]]) -> None:
@@ -77,8 +67,8 @@ class ItemSequences:
 
     def windows(self, length: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """
-        Start and end `(R,)` of rows of at most `length + 1` items of one sequence, each item after a sequence's first
-        being preceded by another in one row.
+        Start and end `(R,)` of rows of at most `length + 1` items of one sequence. Each item but the first of a
+        sequence is a target, that is, has another item before it, in exactly one row.
         """
         targets = np.diff(self.offsets) - 1  # (U,)
         counts = np.maximum(-(-targets // length), 0)

@@ -1,4 +1,4 @@
-"""Item vectors that are shared through what items have in common, while SASRec is trained."""
+"""Item vectors that share the vectors of item features, while SASRec is trained."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ ItemFeatures = Sequence[Sequence[Hashable]]
 
 class SharedVectors(nn.Module):
     """
-    Parametrization of a matrix of item vectors: to each item's own vector those of its features are added.
+    Parametrization of a matrix of item vectors, which adds the vectors of its features to each item's own.
 
     Args:
         features (`list[list[int]]`): Numbers of each item's features, counted from 0.
         hidden_size (`int`): Width of the vectors.
-        std (`float`): Standard deviation of the first sum of as many features as items with any have on average.
+        std (`float`): Initial standard deviation of the sum of an average number of features.
         first_row (`int`): Rows of the matrix before that of item 0.
     """
 
@@ -48,7 +48,7 @@ class SharedVectors(nn.Module):
 
 
 def check_features(item_features: ItemFeatures, num_items: int) -> None:
-    """Refuse what is not one list of features an item."""
+    """Refuse what is not one list of features for each item."""
     wrong = next((each for each in [item_features, *item_features] if not isinstance(each, (list, tuple))), None)
     if wrong is not None:
         raise ValueError(
@@ -69,25 +69,24 @@ def check_features(item_features: ItemFeatures, num_items: int) -> None:
 
 def share_vectors(model: SASRecModel, item_features: ItemFeatures) -> None:
     """
-    Let items share vectors: what is learnt about a feature holds for all items that have it.
-
-    In what the model reads items begin as the sum of their features, and are told apart as far as the data asks.
+    Add vectors of features to those of items, in place, so that items with a feature in common share its vector. An
+    item with features starts from their sum in the input embedding.
 
     Args:
-        model ([`SASRecModel`]): New, in place.
-        item_features (`list[list]`): Of each item in the order of `config.item_ids` what it has, such as the codes of
-            its semantic ID, a brand, a category. Equal values are one feature, so that codes of different levels need
-            different ones.
+        model ([`SASRecModel`]): An untrained model.
+        item_features (`list[list]`): Features of each item, in the order of `config.item_ids`: for example the codes
+            of its semantic ID, a brand, a category. Equal values are one feature, so codes of different levels must
+            differ.
 
     Raises:
-        ValueError: If they are no lists, not as many as the items or all empty, or if the model samples its softmax.
+        ValueError: If there is not one list for each item, all lists are empty, or the model samples its softmax.
     """
     config = model.config
     check_features(item_features, len(model.item_index))
     if config.samples_items:
         raise ValueError(
-            f"Item features need the softmax over the whole catalogue, but one of {config.samples_items} sampled "
-            "items was asked for, as is the default for large catalogues; leave out the features, or set "
+            f"Item features need the softmax over the whole catalogue, but this SASRec samples {config.samples_items} "
+            "items, as is the default for large catalogues. Leave out the features, or set "
             "`SASRecConfig(num_sampled_negatives=0)`."
         )
     known: dict[Hashable, int] = {}
@@ -105,14 +104,7 @@ def share_vectors(model: SASRecModel, item_features: ItemFeatures) -> None:
 
 def item_tokens(item_trie: ItemTrie, item_ids: Sequence[str]) -> list[list[int]]:
     """
-    The tokens that the language model writes items with, as their features: codes of semantic IDs, words of titles.
-
-    Args:
-        item_trie ([`ItemTrie`]): The catalogue.
-        item_ids (`list[str]`): Items, in the order in which SASRec is to know them.
-
-    Returns:
-        `list[list[int]]`: Token ids of each item, without the end token.
+    Token ids of each of `item_ids` without the end token, as features: codes of semantic IDs, or words of titles.
     """
     trie = item_trie.to("cpu")
     nodes = trie.leaf_of(item_ids)  # (I,)
@@ -127,7 +119,7 @@ def item_tokens(item_trie: ItemTrie, item_ids: Sequence[str]) -> list[list[int]]
 
 
 def fold_vectors(model: SASRecModel) -> None:
-    """Make the sums the items' own vectors, so that the model is a plain one again."""
+    """Store the sums as the items' own vectors, which makes the model a plain one again."""
     for module in (model.item_embedding, model.output):
         if module is not None and parametrize.is_parametrized(module):
             parametrize.remove_parametrizations(module, "weight")

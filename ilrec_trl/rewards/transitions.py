@@ -1,4 +1,4 @@
-"""Which items followed which, as a reward: no training, and every user is scored without that user's own sequence."""
+"""Item transitions as a reward: no training, and each user is scored without that user's own sequence."""
 
 from __future__ import annotations
 
@@ -19,18 +19,18 @@ class TransitionReward:
     Probabilities of all items as the next one, by how often they came after the latest items in other users'
     sequences: sequential rules (Ludewig and Jannach, "Evaluation of Session-based Recommendation Algorithms", 2018).
 
-    An item g places after another counts 1/g for it. Row x of these counts, with `smoothing` times popularity added
-    and divided by its sum, is a distribution of what follows x; the score is the mean of those of the latest items of
-    the history, with weights that fall by `decay` from one to the one before. The sequences of the user who is scored
-    do not count, so that no target is rewarded for having been seen.
+    An item at distance g after another one counts 1/g for it. Row x of these counts, with `smoothing` times popularity
+    added and divided by its sum, is the distribution of what follows x. The score is the mean of the distributions of
+    the latest items, with weights that fall by `decay` from one item to the one before. The sequences of the scored
+    user do not count, so that no target is rewarded for having been seen.
 
     Args:
         sequences (`list[UserSequence]`): Training sequences, for example `splits.train`.
-        item_trie ([`ItemTrie`]): Gives the order of the columns; all items must be in it.
-        window (`int`, *optional*, defaults to `3`): Places after an item that count.
-        history (`int`, *optional*, defaults to `5`): Latest items of a history that are asked.
+        item_trie ([`ItemTrie`]): Gives the order of the scores; all items must be in it.
+        window (`int`, *optional*, defaults to `3`): Largest distance that counts.
+        history (`int`, *optional*, defaults to `5`): Number of latest items of a history that are used.
         decay (`float`, *optional*, defaults to `0.7`): Weight of an item relative to the one after it.
-        smoothing (`float`, *optional*, defaults to `3.0`): Counts that popularity is worth, above 0.
+        smoothing (`float`, *optional*, defaults to `3.0`): Weight of popularity in counts, above 0.
         user_column (`str`, *optional*, defaults to `"user"`): Column of the data set with the user's id.
 
     Raises:
@@ -59,12 +59,12 @@ class TransitionReward:
             raise ValueError("Got no sequences; transitions are counted in training sequences.")
         self.window, self.history, self.decay, self.smoothing = window, history, decay, smoothing
         self.user_column = user_column
-        self.columns = {str(item): column for column, item in enumerate(item_trie.item_ids)}
+        self.item_index = {str(item): index for index, item in enumerate(item_trie.item_ids)}
         self.sequences: dict[str, list[NDArray[np.int64]]] = defaultdict(list)
         for user, items in sequences:
-            self.sequences[str(user)].append(self._columns_of(items))
+            self.sequences[str(user)].append(self._indices_of(items))
         every = [sequence for own in self.sequences.values() for sequence in own]
-        number = len(self.columns)
+        number = len(self.item_index)
         # Half an interaction for each item, so that none is impossible
         self.counts = np.bincount(np.concatenate(every), minlength=number) + 0.5  # (I,)
         first, second, weights = self._pairs(every)
@@ -79,20 +79,20 @@ class TransitionReward:
         users = columns.get(self.user_column)
         if users is None:
             raise ValueError(
-                f"TransitionReward needs the column {self.user_column!r}, to leave a user's own sequence out; keep it "
-                "in the data set, or name another by `user_column`."
+                f"TransitionReward needs the column {self.user_column!r}, to leave out a user's own sequence. Keep it "
+                "in the data set, or name another column as `user_column`."
             )
         return self.score(histories, users)
 
     def score(self, histories: Sequence[Sequence[str]], users: Sequence[str] | None = None) -> torch.Tensor:
-        """As the call; without `users` every sequence counts, as is right for evaluation."""
+        """As the call. Without `users` every sequence counts, as in evaluation."""
         asked: Sequence[str | None] = [None] * len(histories) if users is None else [str(user) for user in users]
         own = {user: self.sequences.get(user, []) if user is not None else [] for user in set(asked)}
         pairs = {user: self._pairs(sequences) for user, sequences in own.items()}
         items = {user: np.concatenate([*sequences, np.empty(0, np.int64)]) for user, sequences in own.items()}
-        scores = np.empty((len(histories), len(self.columns)), dtype=np.float32)  # (B, I)
+        scores = np.empty((len(histories), len(self.item_index)), dtype=np.float32)  # (B, I)
         for row, (history, user) in enumerate(zip(histories, asked, strict=True)):
-            scores[row] = self._scores(self._columns_of(history[-self.history :])[::-1], items[user], *pairs[user])
+            scores[row] = self._scores(self._indices_of(history[-self.history :])[::-1], items[user], *pairs[user])
         return torch.from_numpy(scores)
 
     def _scores(
@@ -103,7 +103,7 @@ class TransitionReward:
         second: NDArray[np.int64],
         weights: NDArray[np.float64],
     ) -> NDArray[np.float64]:
-        """Probabilities `(I,)` after items from the latest back, without the user's own items and pairs of them."""
+        """Probabilities `(I,)` after the `latest` items, last one first, without the user's own items and pairs."""
         shares = self.decay ** np.arange(len(latest))
         popular = 0.0 if len(latest) else 1.0
         items, values = [np.empty(0, np.int64)], [np.empty(0)]
@@ -117,8 +117,8 @@ class TransitionReward:
         popular /= self.counts.sum() - len(own)
         items.append(own)
         values.append(np.full(len(own), -popular))
-        found = np.bincount(np.concatenate(items), np.concatenate(values), minlength=len(self.columns))
-        # What is the user's own is taken away again, to within rounding
+        found = np.bincount(np.concatenate(items), np.concatenate(values), minlength=len(self.item_index))
+        # Subtracting the user's own counts may leave rounding errors below 0
         scores: NDArray[np.float64] = np.maximum(found + popular * self.counts, 0)
         return scores
 
@@ -131,8 +131,8 @@ class TransitionReward:
         second = np.concatenate([each[gap:] for each, gap in gaps])
         return first, second, np.concatenate([np.full(len(each) - gap, 1 / gap) for each, gap in gaps])
 
-    def _columns_of(self, items: Sequence[str]) -> NDArray[np.int64]:
+    def _indices_of(self, items: Sequence[str]) -> NDArray[np.int64]:
         try:
-            return np.array([self.columns[str(item)] for item in items], dtype=np.int64)
+            return np.array([self.item_index[str(item)] for item in items], dtype=np.int64)
         except KeyError as error:
-            raise ValueError(f"Item {error.args[0]!r} is not in the trie; build it of all items.") from None
+            raise ValueError(f"Item {error.args[0]!r} is not in the trie. Build the trie from all items.") from None

@@ -1,4 +1,4 @@
-"""The collator that marks which tokens belong to which target item."""
+"""The collator that numbers the tokens of each target item."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ REWARD_COLUMNS = ("history", "item", "user")
 
 
 class RewardColumn(UserList):
-    """A list that the trainer and accelerate do not walk through, looking for tensors to move."""
+    """A list in which the trainer and accelerate do not look for tensors to move to a device."""
 
 
 def as_list(value: Any) -> Any:
-    """A data set whose format is numpy or torch gives arrays where others give lists."""
+    """A list also from data sets of format numpy or torch, which give arrays."""
     return value.tolist() if hasattr(value, "tolist") else value
 
 
 @dataclass
 class DataCollatorForItemCompletion(DataCollatorForLanguageModeling):
     """
-    TRL's collator for language modeling, and which tokens belong to which target item.
+    TRL's collator for language modeling, which also numbers the tokens of each target item.
 
     Besides the keys of [`~trl.trainer.sft_trainer.DataCollatorForLanguageModeling`] the batch holds:
 
@@ -39,12 +39,12 @@ class DataCollatorForItemCompletion(DataCollatorForLanguageModeling):
 
     A row whose `item` is `None` and whose `target_items` are all 0 is plain text and has no entry in these lists.
 
-    A row says which of its tokens are targets by a `target_items` list of its own, numbered from 1, which
-    [`ILRecTrainer`] adds during preparation. Without it every token that has a label is one target.
+    A row names its target tokens in a `target_items` list of its own, numbered from 1, which [`ILRecTrainer`] adds
+    during preparation. Without it all tokens that have a label are one target.
 
     Args:
         eos_token_id (`int`, *optional*):
-            End-of-sequence token, told apart in rows without a `target_items` list.
+            End-of-sequence token. In rows without a `target_items` list it closes the target.
         pad_token_id, padding_free, return_position_ids, pad_to_multiple_of, return_tensors:
             See [`~trl.trainer.sft_trainer.DataCollatorForLanguageModeling`].
 

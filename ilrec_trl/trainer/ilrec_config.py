@@ -23,55 +23,52 @@ class ILRecConfig(SFTConfig):
 
     Parameters:
         intermediate_layers (`int`, `list[int]` or `str`, *optional*, defaults to `"auto"`):
-            Decoder layers that negatives are mined from. A count: so many layers just before the last. A list: 0-based
-            indices, negative ones from the end; never the last layer itself. `"auto"`: three layers, or fewer in a
-            model of less than four.
+            Decoder layers that negatives are mined from. An integer n selects the n layers before the last. A list
+            holds 0-based indices, negative ones from the end; the last layer is not allowed. `"auto"` selects three
+            layers, or fewer in a model of less than four.
         negative_selection (`str`, *optional*, defaults to `"threshold"`):
-            `"threshold"` (the paper): a token is a negative where the layers give it at least `negative_threshold`
-            times the probability of the target. `"top_k"`: each layer's `negative_top_k` most probable tokens.
+            `"threshold"` (the paper): a token is a negative if the layers give it at least `negative_threshold` times
+            the probability of the target. `"top_k"`: each layer's `negative_top_k` most probable tokens.
         negative_threshold (`float`, *optional*, defaults to `0.8`):
             The paper's alpha, at least 0.
         negative_top_k (`int`, *optional*, defaults to `5`):
-            Negatives that each layer contributes with `negative_selection="top_k"`.
+            Negatives of each layer with `negative_selection="top_k"`.
         restrict_to_items (`bool`, *optional*, defaults to `True`):
-            Mine only among the tokens that can follow the target's prefix in some item. Used when the trainer is given
-            an `item_trie`.
+            Mine only among the tokens that can follow the target's prefix in some item. Used with an `item_trie`.
         layer_vocabulary (`str`, *optional*, defaults to `"items"`):
-            Tokens over which the distributions of the intermediate layers, and that of the last layer where they are
-            compared with it, are taken. `"items"`: those that an item of the catalogue can have at the position's
-            level (where levels share tokens, at any of these), so that only their rows of the head are multiplied.
-            `"all"` (the paper): the whole vocabulary; always so without an `item_trie` or `restrict_to_items`.
+            Tokens over which the distributions of the intermediate layers are taken, and that of the last layer where
+            it is compared with them. `"items"`: tokens of the catalogue at the position's level (at all levels, if
+            levels share tokens), so that only their rows of the head are multiplied. `"all"` (the paper): the whole
+            vocabulary. Without an `item_trie` or `restrict_to_items` it is always `"all"`.
         cpo_beta (`float`, *optional*):
-            Strength of the penalty on the negatives. `None`: 3 when negatives are mined among an `item_trie`'s
-            continuations, 1 otherwise.
+            Strength of the penalty on negatives. Defaults to 3 when negatives are mined among the continuations of an
+            `item_trie`, and to 1 otherwise.
         cpo_penalty (`str`, *optional*, defaults to `"additive"`):
             `"additive"` or `"multiplicative"`, see [`cross_layer_preference_loss`].
         cpd_weight (`float`, *optional*, defaults to `0.05`):
             Weight of the distillation of the intermediate layers from the last one (the paper's lambda).
         crr_weight (`float`, *optional*):
-            Weight of the collaborative rewards (the paper's mu). `None`: 3 when the trainer is given a `reward_func`,
-            0 otherwise.
+            Weight of the collaborative rewards (the paper's mu). Defaults to 3 with a `reward_func`, and to 0 without.
         crr_scope (`str`, *optional*, defaults to `"prefix"`):
-            Tokens that share the reward: `"negatives"` (the paper), the target and its mined negatives; `"prefix"`,
-            all continuations of the prefix.
+            Tokens that share the reward. `"negatives"` (the paper): the target and its negatives. `"prefix"`: all
+            continuations of the prefix.
         crr_temperature (`float`, *optional*, defaults to `1.0`):
             Temperature of the rewards, above 0; lower is sharper.
         max_logits_mib (`float`, *optional*, defaults to `256`):
-            Budget in MiB for float32 logits, of the last and of the intermediate layers, that are held at once. Where
-            the positions with a label need more, they are gone through in blocks, whose logits are computed again in
-            the backward pass. It changes memory and speed alone.
+            Budget in MiB for float32 logits of all layers. If the positions with a label need more, they are computed
+            in blocks, whose logits are computed again in the backward pass. Results do not change.
         reward_cache_mib (`float`, *optional*, defaults to `512`):
-            Budget in MiB, in memory of the host and of each process, for what the rewards of a target came to, about
-            1 KiB a target of 256 codes a level: from the second epoch on the reward function is not asked again. Used
-            where the function says `is_fixed`, see [`RewardFunc`]; 0 asks it each time.
+            Budget in MiB of host memory, for each process, for the rewards of targets: about 1 KiB a target with 256
+            codes a level. Cached targets are not scored again in later epochs. Used if the reward function is
+            `is_fixed`, see [`RewardFunc`]; 0 turns the cache off.
     """
 
     # `HfArgumentParser` takes the first member beside `str` as the type of the command-line flag
     intermediate_layers: int | str | list[int] = field(
         default="auto",
         metadata={
-            "help": "Decoder layers that negatives are mined from: a count of layers just before the last, a list of "
-            "0-based indices (in a YAML file), or 'auto' (three, fewer in a model of less than four layers)."
+            "help": "Decoder layers that negatives are mined from: n for the n layers before the last, a list of "
+            "0-based indices (in a YAML file), or 'auto' for three (fewer in a model of less than four layers)."
         },
     )
     negative_selection: str = field(
@@ -83,7 +80,7 @@ class ILRecConfig(SFTConfig):
         metadata={"help": "A negative has at least this fraction of the target's probability (the paper's alpha)."},
     )
     negative_top_k: int = field(
-        default=5, metadata={"help": "Negatives that each layer contributes with negative_selection='top_k'."}
+        default=5, metadata={"help": "Negatives of each layer with negative_selection='top_k'."}
     )
     restrict_to_items: bool = field(
         default=True, metadata={"help": "Mine only among the continuations that the catalogue allows."}
@@ -91,14 +88,14 @@ class ILRecConfig(SFTConfig):
     layer_vocabulary: str = field(
         default="items",
         metadata={
-            "help": "Tokens over which distributions of the intermediate layers are taken: those of the catalogue at "
+            "help": "Tokens over which distributions of the intermediate layers are taken: tokens of the catalogue at "
             "the position's level, or all.",
             "choices": ["items", "all"],
         },
     )
     cpo_beta: float | None = field(
         default=None,
-        metadata={"help": "Strength of the penalty on negatives. None: 3 with an item trie, 1 without."},
+        metadata={"help": "Strength of the penalty on negatives. Defaults to 3 with an item trie, 1 without."},
     )
     cpo_penalty: str = field(
         default="additive",
@@ -109,7 +106,7 @@ class ILRecConfig(SFTConfig):
     )
     crr_weight: float | None = field(
         default=None,
-        metadata={"help": "Weight of the collaborative rewards (the paper's mu). None: 3 with a reward, else 0."},
+        metadata={"help": "Weight of the collaborative rewards (the paper's mu). Defaults to 3 with a reward."},
     )
     crr_scope: str = field(
         default="prefix",
@@ -118,18 +115,18 @@ class ILRecConfig(SFTConfig):
     crr_temperature: float = field(default=1.0, metadata={"help": "Temperature of the rewards."})
     max_logits_mib: float = field(
         default=256.0,
-        metadata={"help": "MiB of logits held at once; more positions are gone through in blocks."},
+        metadata={"help": "Budget in MiB for logits; positions that need more are computed in blocks."},
     )
     reward_cache_mib: float = field(
         default=512.0,
-        metadata={"help": "MiB for the rewards of targets that come again, with a fixed reward function."},
+        metadata={"help": "Budget in MiB for cached rewards of targets, with a fixed reward function."},
     )
 
     @classmethod
     def from_args(cls, args: Any, model: Any) -> ILRecConfig:
         """
         The configuration from whatever SFTTrainer accepts as `args`: `None`, [`~transformers.TrainingArguments`] or
-        [`~trl.SFTConfig`], which get ILRec's defaults. `model` names the output folder where there are no arguments.
+        [`~trl.SFTConfig`], which get ILRec's defaults. Without arguments the output folder is named after `model`.
         """
         if args is None:
             name = model if isinstance(model, str) else get_config_model_id(model.config)
@@ -137,7 +134,7 @@ class ILRecConfig(SFTConfig):
         if isinstance(args, cls):
             return args
         if isinstance(args, SFTConfig):
-            # Not built anew: what was set up or changed after construction stays
+            # A copy keeps what was set up or changed after construction
             promoted = copy.copy(args)
             promoted.__class__ = cls
             for own in dataclasses.fields(cls)[len(dataclasses.fields(SFTConfig)) :]:
@@ -177,7 +174,7 @@ _CHOICES = {
 
 
 def _parse_layers(layers: int | str | list[int]) -> int | str | list[int]:
-    """Read the forms that a YAML file or a command line gives, and refuse what is neither."""
+    """Read layers as a YAML file or a command line gives them."""
     if isinstance(layers, str) and layers != "auto":
         try:
             layers = json.loads(layers)

@@ -1,4 +1,4 @@
-"""What ILRec adds to the cross-entropy of a batch: negatives are mined, then CPO, CPD and CRR put together."""
+"""ILRec's terms beside the cross-entropy of a batch: negatives are mined, then CPO, CPD and CRR are added up."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ from .targets import TargetPositions
 @dataclass
 class ILRecLoss:
     """
-    The terms of ILRec beyond cross-entropy, for each target position. Where the catalogue is known they are computed
-    on the tokens of a position's level alone, beside the normaliser of the whole vocabulary.
+    The terms of ILRec beyond cross-entropy, for each target position. With a catalogue they are computed on the tokens
+    of a position's level alone, with the normaliser of the whole vocabulary.
 
     Args:
         args ([`ILRecConfig`]):
@@ -33,11 +33,11 @@ class ILRecLoss:
         item_trie ([`ItemTrie`], *optional*):
             The catalogue.
         vocab_size (`int`):
-            Tokens that the tokenizer knows; the rest of the model's vocabulary is padding.
+            Size of the tokenizer. Further tokens of the model are padding.
         pad_token_id (`int`, *optional*):
             Never a negative.
         layers (`list[int]`):
-            Indices of the intermediate layers, for the names of what is logged.
+            Indices of the intermediate layers, for the names of logged values.
     """
 
     args: ILRecConfig
@@ -50,7 +50,7 @@ class ILRecLoss:
 
     @property
     def by_level(self) -> bool:
-        """Whether the intermediate layers are asked for the item tokens of a position's level alone."""
+        """Whether logits of the intermediate layers are those of the item tokens of a position's level alone."""
         args = self.args
         return self.item_trie is not None and args.restrict_to_items and args.layer_vocabulary == "items"
 
@@ -74,17 +74,16 @@ class ILRecLoss:
             layer_logits (`torch.Tensor` of shape `(K, n, R)`):
                 Logits of the intermediate layers for `tokens`.
             tokens (`torch.Tensor` of shape `(R,)`, *optional*):
-                Those that the losses are computed on; by default all, and R is V.
+                Tokens that the losses are computed on. By default all, and R is V.
             start (`int`):
-                First of the positions.
+                Number of the first position in the batch.
             targets ([`TargetPositions`]):
                 All positions of the batch.
             shares (`torch.Tensor` of shape `(E,)`, *optional*):
-                Rewards of the continuations of all positions, see [`share_rewards`]; needed where `crr_weight` is
-                above 0.
+                Rewards of the continuations of all positions, see [`share_rewards`]. Needed with a `crr_weight`.
 
         Returns:
-            `tuple`: the terms, `(n,)`, in nats, to be added to cross-entropy; and values to log, `(n,)` each.
+            `tuple`: terms to add to cross-entropy, `(n,)`, in nats, and values to log, `(n,)` each.
         """
         args, block = self.args, slice(start, start + len(logits))
         mean_logits = logits.detach().mean(-1) if args.cpo_penalty == "multiplicative" else None  # (n,), of all tokens
@@ -132,7 +131,7 @@ class ILRecLoss:
         self, layer_logits: Tensor, logits: Tensor, target_ids: Tensor, allowed: Tensor, start: int
     ) -> tuple[Tensor, Tensor]:
         """
-        The negatives of a block of positions. A subclass may find them in another way.
+        Find the negatives of a block of positions. A subclass may find them in another way.
 
         Args:
             layer_logits (`torch.Tensor` of shape `(K, n, R)`):
@@ -142,7 +141,7 @@ class ILRecLoss:
             allowed (`torch.Tensor` of shape `(n, R)` or `(1, R)`):
                 `True` where a token may be a negative.
             start (`int`):
-                First of the positions; tells the blocks of a batch apart.
+                Number of the first position in the batch, which identifies the block.
 
         Returns:
             `tuple[torch.Tensor, torch.Tensor]`: `True` on the negatives, `(n, R)`, and the mean logits `(1, n, R)`
@@ -164,7 +163,7 @@ class ILRecLoss:
     def _look_up(
         self, targets: TargetPositions, block: slice, logits: Tensor, shares: Tensor | None
     ) -> tuple[Tensor | None, Tensor | None]:
-        """Which tokens can follow in some item, and their rewards, `(n, R)` each; `None` where there are none."""
+        """`True` on tokens that can follow in some item, and their rewards; both `(n, R)` or `None`."""
         if self.item_trie is None:
             return None, None
         edges = [indices.to(logits.device) for indices in targets.continuations(self.item_trie, block)]  # (E,)

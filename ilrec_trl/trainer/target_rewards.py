@@ -1,4 +1,4 @@
-"""The share of each continuation in the reward of its prefix, for the target items of a batch; with a cache."""
+"""Rewards of the target items of a batch: the share of each continuation in the scores below its prefix."""
 
 from __future__ import annotations
 
@@ -17,87 +17,12 @@ from .data_collator import REWARD_COLUMNS
 from .targets import TargetPositions
 
 
-# Bytes of a target beside its shares: the key, its place, and their part of a dict that is two thirds full
-_TARGET_BYTES = 49 + 32 + 104
-
-
-class ShareCache:
-    """
-    The shares of the targets that came first, as many as a bound has room for, in memory of the host.
-
-    Nothing is replaced: an epoch asks for every target once, in another order each time, so that no rule of
-    replacement could find more of them than the share that there is room for.
-
-    Args:
-        mib (`float`):
-            Bound in MiB, of shares and keys together; 0 keeps nothing.
-    """
-
-    def __init__(self, mib: float) -> None:
-        self.room = int(mib * 2**20)  # bytes
-        self.shares = torch.empty(self.room // 4)  # takes memory only where something is written
-        self.used = 0
-        self.places: dict[bytes, int] = {}
-
-    @staticmethod
-    def keys(values: Iterable[tuple], nodes: Tensor, lengths: Sequence[int]) -> list[bytes]:
-        """
-        What tells targets from others: their values of all columns, and the trie nodes of their positions, of which
-        each target has as many of `nodes` as `lengths` says.
-        """
-        node_bytes, width = nodes.numpy().tobytes(), nodes.element_size()
-        ends = [width * end for end in accumulate(lengths, initial=0)]
-        return [
-            hashlib.blake2b(repr(own).encode() + node_bytes[start:end], digest_size=16).digest()
-            for own, (start, end) in zip(values, pairwise(ends), strict=True)
-        ]
-
-    def keep(self, keys: Sequence[bytes], shares: Sequence[Tensor]) -> None:
-        """Keep the shares of some targets, on the host, while there is room."""
-        for key, part in zip(keys, shares, strict=True):
-            size = 4 * len(part) + _TARGET_BYTES
-            if key not in self.places and size <= self.room:
-                self.room -= size
-                self.places[key] = self.used
-                self.shares[self.used : self.used + len(part)] = part
-                self.used += len(part)
-
-
-# Scores of how many items, over all targets, are held at once: what fits a processor's cache, 256 MiB elsewhere; but
-# of no fewer targets than a reward model can score efficiently
+# Item scores held at once, over all targets: what fits a processor's cache, and 256 MiB on an accelerator. At least
+# _LEAST_TARGETS targets are scored at once, since reward models are slow on fewer
 _SCORES_AT_ONCE = {"cpu": 2**19, "accelerator": 2**26}
 _LEAST_TARGETS = 16
-
-
-def score_targets(
-    reward_func: RewardFunc | Callable[..., Tensor], columns: dict[str, list], num_items: int, device: torch.device
-) -> Tensor:
-    """
-    Scores of every item for some target items.
-
-    Args:
-        reward_func ([`RewardFunc`]):
-            Called once with the targets that have a history, and not at all where none has.
-        columns (`dict[str, list]`):
-            `history` and the other columns of [`DataCollatorForItemCompletion`], one entry a target item.
-        num_items (`int`):
-            Size of the catalogue.
-        device (`torch.device`):
-            Of the result.
-
-    Returns:
-        `torch.Tensor` of shape `(T, I)`: rows of 0, which reward nothing, for targets whose history is `None`.
-    """
-    histories, others = _split_history(columns)
-    known = [target for target, history in enumerate(histories) if history is not None]
-    if not known:
-        return torch.zeros(len(histories), num_items, device=device)
-    chosen = {name: [values[target] for target in known] for name, values in others.items()}
-    with torch.no_grad():
-        scores = reward_func([histories[target] for target in known], **chosen).to(device)
-    if len(known) == len(histories):
-        return scores
-    return scores.new_zeros(len(histories), num_items).index_copy_(0, torch.tensor(known, device=device), scores)
+# Bytes of a cached target beside its shares: the key, its place, and their part of a dict that is two thirds full
+_TARGET_BYTES = 49 + 32 + 104
 
 
 def share_rewards(
@@ -109,7 +34,7 @@ def share_rewards(
 ) -> Tensor:
     """
     The share of each continuation in the reward mass of its prefix: `q_t` of collaborative reward regularisation.
-    Targets are scored some at a time, so that memory does not grow with their number times that of the items.
+    Targets are scored some at a time, which bounds the memory for their scores of all items.
 
     Args:
         reward_func, columns:
@@ -119,10 +44,10 @@ def share_rewards(
         item_trie ([`ItemTrie`]):
             The catalogue.
         cache ([`ShareCache`], *optional*):
-            Where targets that came before are found, and others kept; for a `reward_func` that is fixed.
+            Shares of earlier targets; new ones are added. For a `reward_func` that is fixed.
 
     Returns:
-        `torch.Tensor` of shape `(E,)`: float32, of the continuations of all positions one after the other.
+        `torch.Tensor` of shape `(E,)`: float32, the continuations of all positions one after the other.
     """
     device, num_targets = targets.nodes.device, len(_split_history(columns)[0])
     arrays, bounds = item_trie.to(device).arrays, torch.tensor(targets.edge_bounds)
@@ -162,13 +87,86 @@ def share_rewards(
     return shares
 
 
+def score_targets(
+    reward_func: RewardFunc | Callable[..., Tensor], columns: dict[str, list], num_items: int, device: torch.device
+) -> Tensor:
+    """
+    Scores of every item for some target items.
+
+    Args:
+        reward_func ([`RewardFunc`]):
+            Called once with the targets that have a history; not called if none has.
+        columns (`dict[str, list]`):
+            `history` and the other columns of [`DataCollatorForItemCompletion`], one entry a target item.
+        num_items (`int`):
+            Size of the catalogue.
+        device (`torch.device`):
+            Of the result.
+
+    Returns:
+        `torch.Tensor` of shape `(T, I)`: rows of 0, without any reward, for targets whose history is `None`.
+    """
+    histories, others = _split_history(columns)
+    known = [target for target, history in enumerate(histories) if history is not None]
+    if not known:
+        return torch.zeros(len(histories), num_items, device=device)
+    chosen = {name: [values[target] for target in known] for name, values in others.items()}
+    with torch.no_grad():
+        scores = reward_func([histories[target] for target in known], **chosen).to(device)
+    if len(known) == len(histories):
+        return scores
+    return scores.new_zeros(len(histories), num_items).index_copy_(0, torch.tensor(known, device=device), scores)
+
+
+class ShareCache:
+    """
+    Shares of the first targets of a training, in host memory.
+
+    Nothing is replaced when the cache is full: each epoch asks for every target once, in a new order, so that no rule
+    of replacement finds more of them.
+
+    Args:
+        mib (`float`):
+            Size in MiB, of shares and keys together; 0 keeps nothing.
+    """
+
+    def __init__(self, mib: float) -> None:
+        self.room = int(mib * 2**20)  # bytes
+        self.shares = torch.empty(self.room // 4)  # takes memory only for what is written
+        self.used = 0
+        self.places: dict[bytes, int] = {}
+
+    @staticmethod
+    def keys(values: Iterable[tuple], nodes: Tensor, lengths: Sequence[int]) -> list[bytes]:
+        """
+        Keys of targets, by their values of all columns and the trie nodes of their positions. `nodes` holds the nodes
+        of one target after the other, and `lengths` their numbers.
+        """
+        node_bytes, width = nodes.numpy().tobytes(), nodes.element_size()
+        ends = [width * end for end in accumulate(lengths, initial=0)]
+        return [
+            hashlib.blake2b(repr(own).encode() + node_bytes[start:end], digest_size=16).digest()
+            for own, (start, end) in zip(values, pairwise(ends), strict=True)
+        ]
+
+    def keep(self, keys: Sequence[bytes], shares: Sequence[Tensor]) -> None:
+        """Keep the shares of some targets, on the host, while there is room."""
+        for key, part in zip(keys, shares, strict=True):
+            size = 4 * len(part) + _TARGET_BYTES
+            if key not in self.places and size <= self.room:
+                self.room -= size
+                self.places[key] = self.used
+                self.shares[self.used : self.used + len(part)] = part
+                self.used += len(part)
+
+
 def try_reward_func(
     reward_func: RewardFunc | Callable[..., Tensor],
     item_trie: ItemTrie,
     rows: Iterable[dict[str, Any]],
     data_collator: Callable[[list[dict[str, Any]]], dict[str, Any]],
 ) -> None:
-    """Score the first target that has a history, so that what the loss could not use is refused before training."""
+    """Score the first target that has a history, to refuse before training what the loss cannot use."""
     for row in rows:
         histories, others = _split_history(data_collator([row]))
         if any(history is not None for history in histories):
@@ -181,7 +179,7 @@ def try_reward_func(
 
 
 def _split_history(columns: dict[str, Any]) -> tuple[list, dict[str, list]]:
-    """The histories of a batch's target items, and the other columns that reward functions are given."""
+    """Histories of the target items of a batch, and the other columns for reward functions."""
     if "history" not in columns:
         raise ValueError(
             "`reward_func` needs the `history` of each target item, but the batch has none. Use "

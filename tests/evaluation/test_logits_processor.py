@@ -132,7 +132,7 @@ def test_the_mask_allows_what_continues_an_item():
     assert step[0].tolist() == [-torch.inf] * 4 + [4.0, 5.0] + [-torch.inf] * 2
     assert step[2].isinf().all()  # a beam that starts no item
     assert scores.isfinite().all()
-    with pytest.raises(ValueError, match=r"after its first 2 tokens; the first has \[4\] there"):
+    with pytest.raises(ValueError, match=r"after its first 2 tokens; the first row has \[4\] there"):
         processor(torch.tensor([[9, 9, 4], [0, 9, 4]]), scores[:2])
     with pytest.raises(ValueError, match="after its first 2 tokens"):
         processor(torch.tensor([[9]]), scores[:1])

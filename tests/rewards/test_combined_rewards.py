@@ -67,7 +67,7 @@ class TestCrossFittedReward:
         torch.testing.assert_close(scores, torch.tensor([[1 / 3] * 3, [0, 1, 0], [1 / 3] * 3]))
 
     def test_without_the_column_nothing_is_scored(self):
-        with pytest.raises(ValueError, match=r"told by the column 'user', but got \['item'\]"):
+        with pytest.raises(ValueError, match=r"chosen by the column 'user', but got \['item'\]"):
             self.reward([[], [], []])([["a"]], item=["x"])
         scores = self.reward([[], [], []], user_column="customer")([["a"]], customer=["ann"])
         assert scores.tolist() == [[1, 0, 0]]
