@@ -150,10 +150,10 @@ def read_columns(path: Path) -> list[str]:
 
 def find_title_file(folder: str | Path) -> Path | None:
     """
-    RecBole's or MovieLens' titles in a folder that has no `item.json`; `None` where there are none.
+    File of RecBole's or MovieLens' titles in a folder without `item.json`; `None` if there is none.
 
     Raises:
-        ValueError: where there are several.
+        ValueError: if there are several.
     """
     if find_json(folder, "item.json") is not None:
         return None
