@@ -85,13 +85,12 @@ def tokenize_completions(
 
 
 def _encode(
-    tokenizer: PreTrainedTokenizerBase, rows: Iterable[Prompt], chat_template_kwargs: dict[str, Any] | None
+    tokenizer: PreTrainedTokenizerBase, rows: Iterable[Any], chat_template_kwargs: dict[str, Any] | None
 ) -> list[list[int]]:
     """Token ids of texts and conversations, which may be mixed."""
     options: dict[str, Any] = {"tokenize": True, "return_dict": True, **(chat_template_kwargs or {})}
     encoded: list[list[int]] = []
     for is_text, alike in groupby(rows, lambda row: isinstance(row, str)):
-        batch: Any
         while batch := list(islice(alike, BATCH_ROWS)):
             output: Any = tokenizer(text=batch) if is_text else tokenizer.apply_chat_template(batch, **options)
             encoded += output["input_ids"]

@@ -19,7 +19,7 @@ from .columns import Columns, encode, offsets_of, places_of
 
 logger = logging.getLogger(__name__)
 
-UNITS = {"s": 1, "ms": 1_000, "us": 1_000_000, "ns": 1_000_000_000}  # of times, each a second
+UNITS = {"s": 1, "ms": 1_000, "us": 1_000_000, "ns": 1_000_000_000}  # units of time, in parts of a second
 #: Chooses, from the names of all columns, the column of each role.
 Roles: TypeAlias = Callable[[list[str]], dict[str, str]]
 _NAMED = 5  # rows of one kind that a message names
@@ -90,7 +90,7 @@ class BadRows:
         if bad_rows not in ("raise", "drop"):
             raise ValueError(f'Got bad_rows={bad_rows!r}; expected "raise" or "drop".')
         if len(self) and bad_rows == "raise":
-            raise ValueError(f'{self}. Correct or remove them, or pass bad_rows="drop" to go on without them.')
+            raise ValueError(f'{self}. Mend or remove them, or pass bad_rows="drop" to go on without them.')
         if len(self):
             logger.warning("Left out %s.", self)
 

@@ -60,8 +60,8 @@ def task_dataset(
     | `item_to_title` | a semantic ID | its title | `None` | `None` |
 
     If `item` is `None`, [`ILRecTrainer`] takes the completion for plain text: cross-entropy and no negatives. If
-    `history` is `None`, there are no rewards. Tasks about one item have one row for each item of the catalogue, and
-    no user.
+    `history` is `None`, there are no rewards. Tasks about one item have a row for each item of the catalogue, and no
+    user.
 
     Args:
         sequences (`Iterable` of [`UserSequence`]): For example `splits.train`.

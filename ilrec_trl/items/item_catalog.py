@@ -34,13 +34,13 @@ class ItemCatalog:
         item_ids (`list[str]`): Distinct ids.
         texts (`list[str]`, *optional*): Titles, one per item. Not needed with `semantic_ids`, whose tokens are joined.
         semantic_ids (`list[list[str]]`, *optional*): Tokens such as `["<a_12>", "<b_3>"]`, one list per item.
-        kind (`"semantic_ids"` or `"titles"`, *optional*): What names an item. By default titles where `texts` are
-            given and are not the joined semantic IDs.
+        kind (`"semantic_ids"` or `"titles"`, *optional*): What names an item. Defaults to titles if `texts`
+            are given and are not the joined semantic IDs.
 
     Example:
 
     ```python
-    >>> from ilrec_trl.items.item_catalog import ItemCatalog
+    >>> from ilrec_trl import ItemCatalog
 
     >>> catalog = ItemCatalog.from_semantic_ids({"lute": ["<a_0>", "<b_1>"], "harp": ["<a_0>", "<b_0>"]})
     >>> catalog.text("lute")
@@ -73,9 +73,9 @@ class ItemCatalog:
             raise ValueError(f"Got kind {self.kind!r}, but the catalogue holds no {self.kind}. Pass them as well.")
         self.texts = chosen
         self._check()
-        self._rows = {item_id: row for row, item_id in enumerate(self.item_ids)}
-        if len(self._rows) != len(self.item_ids):
-            raise ValueError(f"Got {len(self.item_ids)} item ids, only {len(self._rows)} of them distinct.")
+        self._index_of = {item_id: item_index for item_index, item_id in enumerate(self.item_ids)}
+        if len(self._index_of) != len(self.item_ids):
+            raise ValueError(f"Got {len(self.item_ids)} item ids, only {len(self._index_of)} of them distinct.")
 
     @classmethod
     def from_titles(cls, titles: Mapping[str, str]) -> ItemCatalog:
@@ -111,16 +111,16 @@ class ItemCatalog:
         return len(self.item_ids)
 
     def __contains__(self, item_id: object) -> bool:
-        return item_id in self._rows
+        return item_id in self._index_of
 
     def __repr__(self) -> str:
         return f"ItemCatalog({len(self)} items, kind={self.kind!r}, e.g. {self.item_ids[0]!r}: {self.texts[0]!r})"
 
     def text(self, item_id: str) -> str:
         """The text of an item in a prompt or completion."""
-        if item_id not in self._rows:
+        if item_id not in self._index_of:
             raise ValueError(f"Got item {item_id!r}, which is not among the {len(self)} items of the catalogue.")
-        return self.texts[self._rows[item_id]]
+        return self.texts[self._index_of[item_id]]
 
     @property
     def tokens(self) -> list[str]:

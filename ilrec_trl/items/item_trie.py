@@ -42,7 +42,7 @@ class ItemTrie:
     Example:
 
     ```python
-    >>> from ilrec_trl.items.item_trie import ItemTrie
+    >>> from ilrec_trl import ItemTrie
 
     >>> trie = ItemTrie.from_sequences({"lute": [1, 5], "harp": [1, 4], "drum": [2, 4]})
     >>> trie.next_tokens([1])

@@ -40,13 +40,13 @@ _COLUMNS = {
 @dataclass
 class ItemTitles:
     """
-    What [`read_titles`] found.
+    The result of [`read_titles`].
 
     Args:
         titles (`dict[str, str]`): Cleaned title of each item, for [`ItemCatalog.from_titles`].
         brands (`dict[str, str]`): Brand of each item that has one, for [`ItemCatalog.with_distinct_titles`].
-        bad_rows (`BadRows`): What was left out with `bad_rows="drop"`.
-        fields (`dict[str, dict[str, str]]`): `{item: {field: text}}` of the further fields that were asked for.
+        bad_rows (`BadRows`): Rows that were left out with `bad_rows="drop"`.
+        fields (`dict[str, dict[str, str]]`): `{item: {field: text}}` of the further fields.
     """
 
     titles: dict[str, str]
@@ -150,10 +150,10 @@ def read_columns(path: Path) -> list[str]:
 
 def find_title_file(folder: str | Path) -> Path | None:
     """
-    RecBole's or MovieLens' titles in a folder that has no `item.json`; `None` where there are none.
+    File of RecBole's or MovieLens' titles in a folder without `item.json`; `None` if there is none.
 
     Raises:
-        ValueError: where there are several.
+        ValueError: if there are several.
     """
     if find_json(folder, "item.json") is not None:
         return None
@@ -220,7 +220,7 @@ def _read(source: Any, columns: dict[str, str], further: list[str], same: dict[s
         chosen = choose_columns(names, columns, _COLUMNS, ("item", "title"), ("brand",), hints)
         bare = bare_names(names)
         if missing := [name for name in further if name not in bare]:
-            raise ValueError(f"No column {missing[0]!r} among {names}; name columns that there are as `fields`.")
+            raise ValueError(f"No column {missing[0]!r} among {names}; set `fields` to names of these columns.")
         for name in further:
             known = [role for role, column in chosen.items() if column == bare[name]]
             if known:

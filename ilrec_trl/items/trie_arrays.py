@@ -151,7 +151,7 @@ class TrieArrays:
         return (nodes >= 0) & (self.first_child[known] == self.first_child[known + 1])
 
     def only_leaf(self, nodes: Tensor) -> Tensor:
-        """The one leaf at or below each of `nodes`, of any shape; -1 where there are several, and for -1."""
+        """The one leaf at or below each of `nodes`, of any shape; -1 if there are several, and for -1."""
         known = nodes.clamp(min=0)
         first, last = self.item_leaf[self.item_start[known]], self.item_leaf[self.item_end[known] - 1]
         return torch.where((nodes >= 0) & (first == last), first, -1).long()

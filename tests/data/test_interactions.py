@@ -6,7 +6,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from ilrec_trl.data.interactions import Interactions
+from ilrec_trl import Interactions
 from ilrec_trl.data.splits import NextItemExample, Splits, UserSequence
 
 

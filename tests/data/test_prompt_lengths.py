@@ -6,11 +6,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ilrec_trl.data.prompt_renderer import PromptRenderer
+from ilrec_trl import ItemCatalog, PromptRenderer, next_item_dataset, sequence_dataset
 from ilrec_trl.data.prompt_tokens import tokenize_prompts
-from ilrec_trl.data.prompts import next_item_dataset, sequence_dataset
 from ilrec_trl.data.splits import NextItemExample, UserSequence
-from ilrec_trl.items.item_catalog import ItemCatalog
 from tests.references import naive_row_length, naive_shown, naive_windows
 
 

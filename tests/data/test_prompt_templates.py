@@ -4,9 +4,8 @@ import dataclasses
 
 import pytest
 
-from ilrec_trl.data.prompt_renderer import PromptRenderer
+from ilrec_trl import ItemCatalog, PromptRenderer
 from ilrec_trl.data.prompt_templates import load_templates, shipped_templates
-from ilrec_trl.items.item_catalog import ItemCatalog
 
 
 TITLES = ItemCatalog.from_titles({"g": "Guitar", "s": "Strings", "p": "(2 Pack) Picks"})

@@ -2,8 +2,7 @@
 
 import pytest
 
-from ilrec_trl.data.prompt_renderer import PromptRenderer
-from ilrec_trl.data.prompts import next_item_dataset, sequence_dataset
+from ilrec_trl import PromptRenderer, next_item_dataset, sequence_dataset
 from ilrec_trl.data.splits import NextItemExample, UserSequence
 
 

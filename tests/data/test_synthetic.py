@@ -2,7 +2,8 @@ from collections import Counter, defaultdict
 
 import pytest
 
-from ilrec_trl.data.synthetic import _FAMILIES, generate_store
+from ilrec_trl import generate_store
+from ilrec_trl.data.synthetic import _FAMILIES
 
 
 class TestGenerateStore:

@@ -4,11 +4,9 @@ from collections import Counter
 
 import pytest
 
-from ilrec_trl.data.prompt_renderer import PromptRenderer
-from ilrec_trl.data.prompts import next_item_dataset, sequence_dataset
+from ilrec_trl import ItemCatalog, PromptRenderer, next_item_dataset, sequence_dataset, task_dataset
 from ilrec_trl.data.splits import NextItemExample, UserSequence
-from ilrec_trl.data.tasks import TASKS, task_dataset
-from ilrec_trl.items.item_catalog import ItemCatalog
+from ilrec_trl.data.tasks import TASKS
 from ilrec_trl.trainer.targets import TargetMarker
 
 

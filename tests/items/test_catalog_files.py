@@ -85,7 +85,7 @@ def test_further_fields(tmp_path):
         found = read_titles(tmp_path / name, fields=["store", "year", "title"], bad_rows="drop")
         assert found.brands == {"B1": "Lyon"}
         assert found.fields == {"B1": {"store": "Lyon", "year": "1995"}, "B2": {"year": "1996"}}
-    with pytest.raises(ValueError, match=r"No column 'price' among .*name columns that there are"):
+    with pytest.raises(ValueError, match=r"No column 'price' among .*set `fields` to names"):
         read_titles(tmp_path / "items.item", fields=["price"])
 
 

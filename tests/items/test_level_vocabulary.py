@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from ilrec_trl.items.item_trie import ItemTrie
+from ilrec_trl import ItemTrie
 
 
 CODES = {"a": [3, 5, 9], "b": [3, 6, 9], "c": [4, 5, 8]}
