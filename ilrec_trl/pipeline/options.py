@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field, fields
+from dataclasses import MISSING, dataclass, field, fields
 from typing import Any, ClassVar, Literal
 
 
@@ -65,6 +65,17 @@ def _raised_by(error: BaseException) -> str:
     return "" if trace is None else str(trace.tb_frame.f_globals.get("__name__", "")).split(".")[0]
 
 
+REQUIRED: Any = MISSING
+
+
+def option(default: Any, text: str, choices: list[str] | None = None) -> Any:
+    """A field with its help; `REQUIRED` for one without a default."""
+    metadata = {"help": text} | ({} if choices is None else {"choices": choices})
+    if isinstance(default, list):
+        return field(default_factory=lambda: list(default), metadata=metadata)
+    return field(default=default, metadata=metadata)
+
+
 def changed(options: Any) -> set[str]:
     """Names of the options that differ from their defaults."""
     return {each.name for each in fields(options) if getattr(options, each.name) != each.default}
@@ -74,52 +85,37 @@ def changed(options: Any) -> set[str]:
 class PromptOptions:
     """How histories become prompts, and prompts training rows."""
 
-    max_history: int = field(default=20, metadata={"help": "Most items of the history that a prompt shows."})
-    rows: str = field(
-        default="sequences",
-        metadata={
-            "help": "Training rows: 'sequences' makes one row per user, in which every item after the first is a "
-            "target (cheap); 'targets' makes one row per target.",
-            "choices": ["sequences", "targets"],
-        },
+    max_history: int = option(20, "Most items of the history that a prompt shows.")
+    rows: str = option(
+        "sequences",
+        "Training rows: 'sequences' makes one row per user, in which every item after the first is a target "
+        "(cheap); 'targets' makes one row per target.",
+        choices=["sequences", "targets"],
     )
-    template: list[str] | None = field(
-        default=None,
-        metadata={
-            "help": "Prompt templates: Jinja text with the variables history and separator, files, folders, or "
-            "shipped ones such as introductions and instructions. Each training row draws one of them; "
-            "evaluation uses the first. Default: the items alone."
-        },
+    template: list[str] | None = option(
+        None,
+        "Prompt templates: Jinja text with the variables history and separator, files, folders, or shipped ones "
+        "such as introductions and instructions. Each training row draws one of them; evaluation uses the first. "
+        "Default: the items alone.",
     )
-    max_length: int | None = field(
-        default=None,
-        metadata={
-            "help": "Most tokens of a prompt with its target; the oldest items are dropped. Default: what max_history "
-            "items need."
-        },
+    max_length: int | None = option(
+        None,
+        "Most tokens of a prompt with its target; the oldest items are dropped. Default: what max_history items need.",
     )
-    conversational: bool = field(
-        default=False, metadata={"help": "Prompts are chat messages; the tokenizer needs a chat template."}
+    conversational: bool = option(False, "Prompts are chat messages; the tokenizer needs a chat template.")
+    system_prompt: str | None = option(None, "First message of every conversation; needs --conversational.")
+    chat_template_kwargs: str | None = option(
+        None,
+        "Arguments of the chat template, as JSON or as a mapping in the YAML file: '{\"enable_thinking\": false}'. "
+        "Needs --conversational.",
     )
-    system_prompt: str | None = field(
-        default=None, metadata={"help": "First message of every conversation; needs --conversational."}
+    tasks: str | None = option(
+        None,
+        "Training tasks and how often each takes its rows, as JSON or as a mapping in the YAML file: "
+        '\'{"next_item": 1, "item_to_title": 0.5, "title_to_item": 1}\'. Further tasks: next_title, '
+        "next_item_from_titles. Default: next_item alone.",
     )
-    chat_template_kwargs: str | None = field(
-        default=None,
-        metadata={
-            "help": "Arguments of the chat template, as JSON or as a mapping in the YAML file: "
-            "'{\"enable_thinking\": false}'. Needs --conversational."
-        },
-    )
-    tasks: str | None = field(
-        default=None,
-        metadata={
-            "help": "Training tasks and how often each takes its rows, as JSON or as a mapping in the YAML file: "
-            '\'{"next_item": 1, "item_to_title": 0.5, "title_to_item": 1}\'. Further tasks: next_title, '
-            "next_item_from_titles. Default: next_item alone."
-        },
-    )
-    prompt_seed: int = field(default=0, metadata={"help": "Seed that draws templates and rows of tasks."})
+    prompt_seed: int = option(0, "Seed that draws templates and rows of tasks.")
 
 
 @dataclass
@@ -135,121 +131,85 @@ class DataOptions(PromptOptions):
         *("store_items", "store_seed"),
     )
 
-    data: str | None = field(
-        default=None,
-        metadata={
-            "help": "Interactions: a file, a folder, or with --data_format hub the name of a data set. LC-Rec's and "
-            "MiniOneRec's folders, RecBole's .inter, Amazon's reviews as JSON lines or Parquet, MovieLens, CSV, TSV, "
-            "Parquet, also .gz. Default: a small generated store."
-        },
+    data: str | None = option(
+        None,
+        "Interactions: a file, a folder, or with --data_format hub the name of a data set. LC-Rec's and "
+        "MiniOneRec's folders, RecBole's .inter, Amazon's reviews as JSON lines or Parquet, MovieLens, CSV, TSV, "
+        "Parquet, also .gz. Default: a small generated store.",
     )
-    data_format: str | None = field(
-        default=None,
-        metadata={
-            "help": "Format of the interactions where the file names do not tell it: lc_rec, mini_one_rec, recbole, "
-            "movielens, csv, tsv, json_lines, parquet, hub or saved."
-        },
+    data_format: str | None = option(
+        None,
+        "Format of the interactions where the file names do not tell it: lc_rec, mini_one_rec, recbole, movielens, "
+        "csv, tsv, json_lines, parquet, hub or saved.",
     )
-    items: str | None = field(
-        default=None,
-        metadata={
-            "help": "What names the items: a folder of index.json or item.json (also <name>.index.json, also .gz), or "
-            "a file of titles. Default: what lies beside the interactions."
-        },
+    items: str | None = option(
+        None,
+        "What names the items: a folder of index.json or item.json (also <name>.index.json, also .gz), or a file of "
+        "titles. Default: what lies beside the interactions.",
     )
-    items_columns: str | None = field(default=None, metadata={"help": ITEMS_COLUMNS})
-    user_column: str | None = field(default=None, metadata={"help": "Column of users, if it has no usual name."})
-    item_column: str | None = field(default=None, metadata={"help": "Column of items, if it has no usual name."})
-    time_column: str | None = field(default=None, metadata={"help": "Column of times, if it has no usual name."})
-    rating_column: str | None = field(default=None, metadata={"help": "Column of ratings, if it has no usual name."})
-    time_unit: str | None = field(
-        default=None,
-        metadata={"help": "Unit of numeric times: s, ms, us or ns. Default: ms for Amazon 2023, else s."},
+    items_columns: str | None = option(None, ITEMS_COLUMNS)
+    user_column: str | None = option(None, "Column of users, if it has no usual name.")
+    item_column: str | None = option(None, "Column of items, if it has no usual name.")
+    time_column: str | None = option(None, "Column of times, if it has no usual name.")
+    rating_column: str | None = option(None, "Column of ratings, if it has no usual name.")
+    time_unit: str | None = option(
+        None, "Unit of numeric times: s, ms, us or ns. Default: ms for Amazon 2023, else s."
     )
-    in_order: bool = field(
-        default=False, metadata={"help": "The rows of each user are in time order already; no times are read."}
+    in_order: bool = option(False, "The rows of each user are in time order already; no times are read.")
+    bad_rows: str = option(
+        "raise",
+        "Rows that lack a value, hold a wrong type or name an unknown item: 'raise' stops and names them, 'drop' "
+        "goes on without them and counts them.",
+        choices=["raise", "drop"],
     )
-    bad_rows: str = field(
-        default="raise",
-        metadata={
-            "help": "Rows that lack a value, hold a wrong type or name an unknown item: 'raise' stops and names them, "
-            "'drop' goes on without them and counts them.",
-            "choices": ["raise", "drop"],
-        },
+    min_rating: float | None = option(None, "Keep interactions of at least this rating.")
+    start: str | None = option(
+        None, "Inclusive start of the date window: an ISO date such as 2016-10-01, in UTC, or a number."
     )
-    min_rating: float | None = field(default=None, metadata={"help": "Keep interactions of at least this rating."})
-    start: str | None = field(
-        default=None,
-        metadata={"help": "Inclusive start of the date window: an ISO date such as 2016-10-01, in UTC, or a number."},
+    end: str | None = option(None, "Exclusive end of the date window.")
+    drop_repeats: str | None = option(
+        None,
+        "'exact' keeps one of several interactions of the same user, item and time; 'consecutive' drops an item "
+        "that follows itself; 'keep_first' and 'keep_last' keep one interaction of a user with an item.",
+        choices=["exact", "consecutive", "keep_first", "keep_last"],
     )
-    end: str | None = field(default=None, metadata={"help": "Exclusive end of the date window."})
-    drop_repeats: str | None = field(
-        default=None,
-        metadata={
-            "help": "'exact' keeps one of several interactions of the same user, item and time; 'consecutive' drops "
-            "an item that follows itself; 'keep_first' and 'keep_last' keep one interaction of a user with an item.",
-            "choices": ["exact", "consecutive", "keep_first", "keep_last"],
-        },
+    max_items: int | None = option(None, "Keep this many interactions of a user, the latest.")
+    k_core: int | None = option(
+        None, "Keep users and items of at least this many interactions, after all other cleaning."
     )
-    max_items: int | None = field(
-        default=None, metadata={"help": "Keep this many interactions of a user, the latest."}
+    unused_items: str = option(
+        "keep",
+        "Items of the catalogue without any interaction after cleaning: 'keep' ranks them too, 'drop' removes them. "
+        "Items of users whom --max_users leaves out stay.",
+        choices=["keep", "drop"],
     )
-    k_core: int | None = field(
-        default=None,
-        metadata={"help": "Keep users and items of at least this many interactions, after all other cleaning."},
+    split: str = option(
+        "leave_one_out",
+        "'leave_one_out' holds out each user's last two items; 'global_time' splits all users at two dates.",
+        choices=["leave_one_out", "global_time"],
     )
-    unused_items: str = field(
-        default="keep",
-        metadata={
-            "help": "Items of the catalogue without any interaction after cleaning: 'keep' ranks them too, 'drop' "
-            "removes them. Items of users whom --max_users leaves out stay.",
-            "choices": ["keep", "drop"],
-        },
+    validation_start: str | None = option(None, "Start of validation in a split by time: a date or a number.")
+    test_start: str | None = option(None, "Start of test in a split by time.")
+    validation_share: float | None = option(None, "Share of the interactions in validation, instead of dates.")
+    test_share: float | None = option(None, "Share of the interactions in test.")
+    item_format: Literal["semantic_ids", "titles"] = option(
+        "semantic_ids",
+        "What names an item to the language model: its semantic ID (index.json) or its title (item.json).",
     )
-    split: str = field(
-        default="leave_one_out",
-        metadata={
-            "help": "'leave_one_out' holds out each user's last two items; 'global_time' splits all users at two "
-            "dates.",
-            "choices": ["leave_one_out", "global_time"],
-        },
+    max_users: int | None = option(None, "Use this many users, drawn at random. For smoke runs; the report says so.")
+    train_users_share: float = option(
+        1.0, "Share of the users, drawn at random, that every method is trained on; all are ranked."
     )
-    validation_start: str | None = field(
-        default=None, metadata={"help": "Start of validation in a split by time: a date or a number."}
+    train_users_seed: int = option(0, "Seed that draws those users.")
+    train_on_validation: bool = option(
+        False,
+        "Final refit with settings chosen before: train on the validation items too, for the full number of epochs, "
+        "and select nothing by them. The report says so.",
     )
-    test_start: str | None = field(default=None, metadata={"help": "Start of test in a split by time."})
-    validation_share: float | None = field(
-        default=None, metadata={"help": "Share of the interactions in validation, instead of dates."}
-    )
-    test_share: float | None = field(default=None, metadata={"help": "Share of the interactions in test."})
-    item_format: Literal["semantic_ids", "titles"] = field(
-        default="semantic_ids",
-        metadata={
-            "help": "What names an item to the language model: its semantic ID (index.json) or its title (item.json)."
-        },
-    )
-    max_users: int | None = field(
-        default=None,
-        metadata={"help": "Use this many users, drawn at random. For smoke runs; the report says so."},
-    )
-    train_users_share: float = field(
-        default=1.0,
-        metadata={"help": "Share of the users, drawn at random, that every method is trained on; all are ranked."},
-    )
-    train_users_seed: int = field(default=0, metadata={"help": "Seed that draws those users."})
-    train_on_validation: bool = field(
-        default=False,
-        metadata={
-            "help": "Final refit with settings chosen before: train on the validation items too, for the full number "
-            "of epochs, and select nothing by them. The report says so."
-        },
-    )
-    vocab_size: int = field(
-        default=4096, metadata={"help": "Size of the tokenizer trained on titles, for the small Llama."}
-    )
-    store_users: int = field(default=1500, metadata={"help": "Users of the generated store."})
-    store_items: int = field(default=300, metadata={"help": "Items of the generated store."})
-    store_seed: int = field(default=0, metadata={"help": "Seed of the generated store."})
+    vocab_size: int = option(4096, "Size of the tokenizer trained on titles, for the small Llama.")
+    store_users: int = option(1500, "Users of the generated store.")
+    store_items: int = option(300, "Items of the generated store.")
+    store_seed: int = option(0, "Seed of the generated store.")
 
 
 @dataclass
@@ -258,11 +218,8 @@ class ModelNameOptions:
 
     _argument_group_name: ClassVar[str] = "model"
 
-    model: str | None = field(
-        default=None,
-        metadata={
-            "help": "Pretrained causal language model: folder or Hub name. Default: a small Llama from random weights."
-        },
+    model: str | None = option(
+        None, "Pretrained causal language model: folder or Hub name. Default: a small Llama from random weights."
     )
 
 
@@ -274,14 +231,14 @@ class ModelOptions(ModelNameOptions):
         *("intermediate_size", "num_attention_heads", "tie_word_embeddings", "attention_dropout"),
     )
 
-    hidden_size: int = field(default=64, metadata={"help": "Hidden size of the small Llama."})
-    intermediate_size: int = field(default=256, metadata={"help": "Width of its feed-forward layers."})
-    num_hidden_layers: int = field(default=4, metadata={"help": "Its number of layers; ILRec needs at least 2."})
-    num_attention_heads: int = field(default=4, metadata={"help": "Its number of attention heads."})
-    tie_word_embeddings: bool = field(
-        default=False, metadata={"help": "Whether the small Llama uses one matrix for its input and output tokens."}
+    hidden_size: int = option(64, "Hidden size of the small Llama.")
+    intermediate_size: int = option(256, "Width of its feed-forward layers.")
+    num_hidden_layers: int = option(4, "Its number of layers; ILRec needs at least 2.")
+    num_attention_heads: int = option(4, "Its number of attention heads.")
+    tie_word_embeddings: bool = option(
+        False, "Whether the small Llama uses one matrix for its input and output tokens."
     )
-    attention_dropout: float = field(default=0.0, metadata={"help": "Its dropout on attention weights."})
+    attention_dropout: float = option(0.0, "Its dropout on attention weights.")
 
 
 @dataclass
@@ -294,47 +251,33 @@ class TeacherOptions:
         *("sasrec_ensemble", "reward_temperature", "transition_share"),
     )
 
-    sasrec: str | None = field(
-        default=None, metadata={"help": "Folder of a trained SASRec. Default: one is trained where it is needed."}
+    sasrec: str | None = option(None, "Folder of a trained SASRec. Default: one is trained where it is needed.")
+    sasrec_hidden_size: int = option(128, "Hidden size of SASRec.")
+    sasrec_dropout: float = option(0.5, "Dropout of SASRec.")
+    sasrec_learning_rate: float = option(1e-3, "Peak learning rate of SASRec.")
+    sasrec_epochs: float | None = option(
+        None, "Most epochs of SASRec; the best on validation is kept. Default: 14, or 2,000 updates if that is more."
     )
-    sasrec_hidden_size: int = field(default=128, metadata={"help": "Hidden size of SASRec."})
-    sasrec_dropout: float = field(default=0.5, metadata={"help": "Dropout of SASRec."})
-    sasrec_learning_rate: float = field(default=1e-3, metadata={"help": "Peak learning rate of SASRec."})
-    sasrec_epochs: float | None = field(
-        default=None,
-        metadata={
-            "help": "Most epochs of SASRec; the best on validation is kept. Default: 14, or 2,000 updates if that is "
-            "more."
-        },
+    sasrec_batch_size: int = option(64, "Users per batch of SASRec.")
+    sasrec_item_tokens: bool | None = option(
+        None,
+        "Whether SASRec also learns vectors of the items' tokens (codes or words of titles), so that it knows what "
+        "the language model reads. Default: true up to 100,000 items, false above, where its softmax is sampled.",
     )
-    sasrec_batch_size: int = field(default=64, metadata={"help": "Users per batch of SASRec."})
-    sasrec_item_tokens: bool | None = field(
-        default=None,
-        metadata={
-            "help": "Whether SASRec also learns vectors of the items' tokens (codes or words of titles), "
-            "so that it knows what the language model reads. Default: true up to 100,000 items, false above, where "
-            "its softmax is sampled."
-        },
+    sasrec_folds: int = option(
+        5,
+        "Cross-fitting: each user is scored by a SASRec that was not trained on that user. 1 trains one SASRec on "
+        "all users.",
     )
-    sasrec_folds: int = field(
-        default=5,
-        metadata={
-            "help": "Cross-fitting: each user is scored by a SASRec that was not trained on that user. 1 trains one "
-            "SASRec on all users."
-        },
+    sasrec_ensemble: int = option(1, "Ensemble size; probabilities are averaged.")
+    reward_temperature: float = option(1.0, "Temperature of SASRec's probabilities.")
+    calibrate_rewards: bool = option(
+        False,
+        "Use the temperature at which the cross-fitted SASRecs are calibrated on held-out users; needs "
+        "--sasrec_folds of 2 or more.",
     )
-    sasrec_ensemble: int = field(default=1, metadata={"help": "Ensemble size; probabilities are averaged."})
-    reward_temperature: float = field(default=1.0, metadata={"help": "Temperature of SASRec's probabilities."})
-    calibrate_rewards: bool = field(
-        default=False,
-        metadata={
-            "help": "Use the temperature at which the cross-fitted SASRecs are calibrated on held-out users; needs "
-            "--sasrec_folds of 2 or more."
-        },
-    )
-    transition_share: float = field(
-        default=0.0,
-        metadata={"help": "Share of transition counts (which item followed which) in the rewards, from 0 to below 1."},
+    transition_share: float = option(
+        0.0, "Share of transition counts (which item followed which) in the rewards, from 0 to below 1."
     )
 
     @property
@@ -352,34 +295,26 @@ class TrainingOptions:
         *("gradient_accumulation_steps", "warmup_ratio", "lr_scheduler_type", "weight_decay"),
     )
 
-    learning_rate: float | None = field(
-        default=None,
-        metadata={"help": "Peak learning rate. Default: 2e-3 for the small Llama, 5e-5 for a pretrained model."},
+    learning_rate: float | None = option(
+        None, "Peak learning rate. Default: 2e-3 for the small Llama, 5e-5 for a pretrained model."
     )
-    num_train_epochs: float = field(default=6.0, metadata={"help": "Epochs."})
-    per_device_train_batch_size: int = field(default=32, metadata={"help": "Rows per step and device."})
-    gradient_accumulation_steps: int = field(default=1, metadata={"help": "Steps per update."})
-    warmup_ratio: float = field(default=0.05, metadata={"help": "Share of the updates in which the rate rises."})
-    lr_scheduler_type: str = field(default="cosine", metadata={"help": "Schedule of the learning rate."})
-    weight_decay: float = field(default=0.01, metadata={"help": "Weight decay."})
-    intermediate_layers: str = field(
-        default="auto",
-        metadata={
-            "help": "Layers that negatives are mined from: an integer n selects the n layers before the last, a JSON "
-            "list names layers, 'auto' takes 3."
-        },
+    num_train_epochs: float = option(6.0, "Epochs.")
+    per_device_train_batch_size: int = option(32, "Rows per step and device.")
+    gradient_accumulation_steps: int = option(1, "Steps per update.")
+    warmup_ratio: float = option(0.05, "Share of the updates in which the rate rises.")
+    lr_scheduler_type: str = option("cosine", "Schedule of the learning rate.")
+    weight_decay: float = option(0.01, "Weight decay.")
+    intermediate_layers: str = option(
+        "auto",
+        "Layers that negatives are mined from: an integer n selects the n layers before the last, a JSON list names "
+        "layers, 'auto' takes 3.",
     )
-    cpo_beta: float | None = field(
-        default=None,
-        metadata={
-            "help": "Strength of the penalty on negatives (ILRec). Default: 3, or 1 with restrict_to_items false."
-        },
+    cpo_beta: float | None = option(
+        None, "Strength of the penalty on negatives (ILRec). Default: 3, or 1 with restrict_to_items false."
     )
-    cpd_weight: float = field(default=0.05, metadata={"help": "Weight of the distillation, lambda (ILRec)."})
-    crr_weight: float = field(default=3.0, metadata={"help": "Weight of the collaborative rewards, mu (ILRec)."})
-    trainer_args: str | None = field(
-        default=None, metadata={"help": "Further fields of ILRecConfig, as JSON or as a mapping in the YAML file."}
-    )
+    cpd_weight: float = option(0.05, "Weight of the distillation, lambda (ILRec).")
+    crr_weight: float = option(3.0, "Weight of the collaborative rewards, mu (ILRec).")
+    trainer_args: str | None = option(None, "Further fields of ILRecConfig, as JSON or as a mapping in the YAML file.")
 
 
 @dataclass
@@ -389,28 +324,21 @@ class RankingOptions:
     _argument_group_name: ClassVar[str] = "evaluation"
     _more: ClassVar[tuple[str, ...]] = ("ranking",)
 
-    ranking: str = field(
-        default="beam",
-        metadata={
-            "help": "'beam' is constrained beam search; 'exact' scores every item, which costs more.",
-            "choices": ["beam", "exact"],
-        },
+    ranking: str = option(
+        "beam",
+        "'beam' is constrained beam search; 'exact' scores every item, which costs more.",
+        choices=["beam", "exact"],
     )
-    exclude_history: bool = field(
-        default=False,
-        metadata={"help": "Leave the items of a user's history out of the ranking, for every method."},
-    )
-    num_beams: int = field(default=20, metadata={"help": "Beams; a target outside the beams counts as not found."})
-    eval_batch_size: int = field(default=64, metadata={"help": "Users per batch."})
+    exclude_history: bool = option(False, "Leave the items of a user's history out of the ranking, for every method.")
+    num_beams: int = option(20, "Beams; a target outside the beams counts as not found.")
+    eval_batch_size: int = option(64, "Users per batch.")
 
 
 @dataclass
 class EvaluationOptions(RankingOptions):
     """Ranking, and how many users are ranked to choose an epoch."""
 
-    validation_users: int = field(
-        default=1000, metadata={"help": "Users ranked after each epoch, drawn at random; the best epoch is kept."}
-    )
+    validation_users: int = option(1000, "Users ranked after each epoch, drawn at random; the best epoch is kept.")
 
 
 @dataclass
@@ -430,10 +358,8 @@ class RunOptions:
 
     _argument_group_name: ClassVar[str] = "run"
 
-    output_dir: str = field(
-        default="runs/ilrec", metadata={"help": "Folder that receives report, results and models."}
-    )
-    seeds: list[int] = field(default_factory=lambda: [0], metadata={"help": "Seeds; each trains SFT and ILRec once."})
+    output_dir: str = option("runs/ilrec", "Folder that receives report, results and models.")
+    seeds: list[int] = option([0], "Seeds; each trains SFT and ILRec once.")
 
 
 @dataclass
@@ -442,7 +368,7 @@ class PrepareOptions:
 
     _argument_group_name: ClassVar[str] = "output"
 
-    output_dir: str = field(default="runs/data", metadata={"help": "Folder that receives the prepared data."})
+    output_dir: str = option("runs/data", "Folder that receives the prepared data.")
 
 
 @dataclass
@@ -451,9 +377,9 @@ class StageOptions:
 
     _argument_group_name: ClassVar[str] = "stage"
 
-    prepared: str = field(metadata={"help": "Folder that `ilrec prepare` wrote."})
-    output_dir: str = field(metadata={"help": "Folder that receives the trained model."})
-    seed: int = field(default=0, metadata={"help": "Seed of weights and data order."})
+    prepared: str = option(REQUIRED, "Folder that `ilrec prepare` wrote.")
+    output_dir: str = option(REQUIRED, "Folder that receives the trained model.")
+    seed: int = option(0, "Seed of weights and data order.")
 
 
 @dataclass
@@ -462,12 +388,10 @@ class MethodOptions:
 
     _argument_group_name: ClassVar[str] = "method"
 
-    method: str = field(
-        default="ilrec",
-        metadata={
-            "help": "'ilrec' is supervised fine-tuning with ILRec's losses; 'sft' is TRL's own SFTTrainer.",
-            "choices": ["ilrec", "sft"],
-        },
+    method: str = option(
+        "ilrec",
+        "'ilrec' is supervised fine-tuning with ILRec's losses; 'sft' is TRL's own SFTTrainer.",
+        choices=["ilrec", "sft"],
     )
 
 
@@ -477,51 +401,45 @@ class EvaluateOptions:
 
     _argument_group_name: ClassVar[str] = "what to evaluate"
 
-    prepared: str = field(metadata={"help": "Folder that `ilrec prepare` wrote."})
-    model: str = field(metadata={"help": "Folder of the trained language model."})
-    output_dir: str | None = field(
-        default=None,
-        metadata={"help": "Folder that receives metrics.json and ranks.parquet. Default: nothing is written."},
+    prepared: str = option(REQUIRED, "Folder that `ilrec prepare` wrote.")
+    model: str = option(REQUIRED, "Folder of the trained language model.")
+    output_dir: str | None = option(
+        None, "Folder that receives metrics.json and ranks.parquet. Default: nothing is written."
     )
-    resume_dir: str | None = field(
-        default=None,
-        metadata={"help": "Folder that keeps the ranks of finished users; a killed evaluation resumes from it."},
+    resume_dir: str | None = option(
+        None, "Folder that keeps the ranks of finished users; a killed evaluation resumes from it."
     )
-    split: str = field(default="test", metadata={"help": "Users' questions.", "choices": ["validation", "test"]})
+    split: str = option("test", "Users' questions.", choices=["validation", "test"])
 
 
 @dataclass
 class RecommendOptions:
     """Recommend items to one user or after one history."""
 
-    model: str = field(metadata={"help": "Folder of the trained language model, or one that `ilrec export` wrote."})
-    prepared: str | None = field(
-        default=None,
-        metadata={"help": "Folder that `ilrec prepare` wrote. An exported model needs it for --user alone."},
+    model: str = option(REQUIRED, "Folder of the trained language model, or one that `ilrec export` wrote.")
+    prepared: str | None = option(
+        None, "Folder that `ilrec prepare` wrote. An exported model needs it for --user alone."
     )
-    user: str | None = field(default=None, metadata={"help": "User id; the whole sequence is the history."})
-    history: list[str] | None = field(default=None, metadata={"help": "Item ids, oldest first, instead of a user."})
-    top_k: int = field(default=10, metadata={"help": "Number of items to recommend."})
-    num_beams: int = field(default=20, metadata={"help": "Beams; at least top_k."})
-    exclude_history: bool = field(default=False, metadata={"help": "Do not recommend items of the history."})
+    user: str | None = option(None, "User id; the whole sequence is the history.")
+    history: list[str] | None = option(None, "Item ids, oldest first, instead of a user.")
+    top_k: int = option(10, "Number of items to recommend.")
+    num_beams: int = option(20, "Beams; at least top_k.")
+    exclude_history: bool = option(False, "Do not recommend items of the history.")
 
 
 @dataclass
 class ExportOptions:
     """One folder with all that recommending takes."""
 
-    prepared: str = field(metadata={"help": "Folder that `ilrec prepare` wrote."})
-    model: str = field(metadata={"help": "Folder of the trained language model, or of its adapter."})
-    output_dir: str = field(metadata={"help": "Folder that receives the exported model."})
-    dtype: str = field(
-        default="auto",
-        metadata={
-            "help": "Type of the exported weights; 'auto' is the type they were saved in.",
-            "choices": ["auto", "float32", "bfloat16", "float16"],
-        },
+    prepared: str = option(REQUIRED, "Folder that `ilrec prepare` wrote.")
+    model: str = option(REQUIRED, "Folder of the trained language model, or of its adapter.")
+    output_dir: str = option(REQUIRED, "Folder that receives the exported model.")
+    dtype: str = option(
+        "auto",
+        "Type of the exported weights; 'auto' is the type they were saved in.",
+        choices=["auto", "float32", "bfloat16", "float16"],
     )
-    num_beams: int = field(default=20, metadata={"help": "Beams to search with, and so the most items of one answer."})
-    evaluation: str | None = field(
-        default=None,
-        metadata={"help": "Folder that `ilrec evaluate --output_dir` wrote; its metrics go on the model card."},
+    num_beams: int = option(20, "Beams to search with, and so the most items of one answer.")
+    evaluation: str | None = option(
+        None, "Folder that `ilrec evaluate --output_dir` wrote; its metrics go on the model card."
     )
