@@ -85,7 +85,7 @@ def clip_sparse_grad_norm(parameters: list[nn.Parameter], max_norm: float) -> to
 
 
 MIN_STEPS = 2_000
-# Where no validation items are left to end it early: the best came after 200 to 1,000 updates, see docs/rewards.md.
+# Without validation items; the best came after 200 to 1,000 updates (benchmarks/accuracy/docs/single_experiments.md).
 MIN_STEPS_UNSEEN = 500
 _NUM_EVALUATIONS = 20
 
