@@ -175,3 +175,17 @@ def test_pages_are_short():
     words = {name: len(page.read_text().split()) for name, page in pages.items()}
     assert {name: number for name, number in words.items() if number > MOST_WORDS[name]} == {}
     assert sum(words.values()) <= MOST_WORDS_OF_ALL
+
+
+@pytest.mark.parametrize("name", ["docs/architecture.md", "CONTRIBUTING.md", "docs/images/prompt_to_loss.svg"])
+def test_files_that_are_named_exist(name):
+    files = re.findall(r"\b((?:[a-z_]+/)+_?[a-z_]+\.py)", (ROOT / name).read_text())
+    assert [file for file in files if not ((ROOT / "ilrec_trl" / file).exists() or (ROOT / file).exists())] == []
+
+
+def test_insides_of_trl_are_where_the_architecture_page_says():
+    table = (DOCS / "architecture.md").read_text().partition("| inside of TRL")[2].partition("\n\n")[0]
+    names = [name for row in table.splitlines()[2:] for name in re.findall(r"`(\w+)`", row.split("|")[1])]
+    source = (ROOT / "ilrec_trl/trainer/_trl.py").read_text()
+    assert names
+    assert [name for name in names if not re.search(rf"\b{name}\b", source)] == []
