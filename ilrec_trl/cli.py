@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import argparse
+import copy
 import os
 import shlex
 import sys
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 from .pipeline import item_options as i
 from .pipeline import options as o
-from .pipeline.options import ExportOptions, RecommendOptions, TeacherOptions
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -29,9 +30,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     # Read when torch is loaded. Threads that spin while they wait are no faster for models this small, and many times
     # slower as soon as another process wants a core.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    if "LOCAL_RANK" not in os.environ:
-        # TRL refuses several GPUs in one process; `accelerate launch` gives each its own.
-        os.environ.setdefault("CUDA_VISIBLE_DEVICES", "0")
+    _use_one_gpu()
     summary, dataclasses, function = COMMANDS[chosen]
     try:
         parsed = parse_options(f"ilrec {chosen}", summary, dataclasses, arguments[len(chosen.split()) :])
@@ -41,6 +40,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         sys.stderr.write(f"ilrec {chosen}: error: {error}\n")
         return 2
     return 0
+
+
+def _use_one_gpu() -> None:
+    """One process trains on one GPU, as TRL demands; `accelerate launch` and `torchrun` give each process its own."""
+    several = len(list(Path("/proc/driver/nvidia/gpus").glob("*"))) > 1
+    if several and not {"LOCAL_RANK", "CUDA_VISIBLE_DEVICES"} & os.environ.keys():
+        os.environ["CUDA_VISIBLE_DEVICES"] = "0"
+        sys.stderr.write("ilrec: using the first GPU alone; set CUDA_VISIBLE_DEVICES to choose another\n")
 
 
 def _chosen(arguments: list[str]) -> str:
@@ -57,18 +64,43 @@ def _chosen(arguments: list[str]) -> str:
     return group + str(parser.parse_args(arguments[place : place + 1]).command)
 
 
+class _HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
+    """Shows one spelling of each flag, and a default that is a value; the help says what stands for another."""
+
+    def _get_help_string(self, action: argparse.Action) -> str | None:
+        return super()._get_help_string(action) if action.default else action.help
+
+    def _format_action_invocation(self, action: argparse.Action) -> str:
+        shown = copy.copy(action)
+        shown.option_strings = [flag for flag in action.option_strings if "-" not in flag[2:]]
+        return super()._format_action_invocation(shown)
+
+
 def parse_options(program: str, summary: str, dataclasses: Sequence[Any], arguments: list[str]) -> tuple[Any, ...]:
     """
     Options from flags and from the YAML file of `--config`.
+
+    Args:
+        program (`str`): Name of the command in messages.
+        summary (`str`): One line on what it does.
+        dataclasses (`list[type]`): Classes of options; `_more` of a class names those that `--help` leaves out.
+        arguments (`list[str]`): The flags.
 
     Raises:
         `InputError`: where the file cannot be used.
     """
     from trl import TrlParser
 
+    more = {name for options in dataclasses for name in getattr(options, "_more", ())}
     # The parser speaks of --config nowhere in its help.
     epilog = "--config FILE reads options from a YAML file; flags override it."
-    parser = TrlParser(dataclasses, prog=program, description=f"{summary}.", epilog=epilog)
+    if more:
+        epilog += f" {len(more)} further options, as flags or in the file: docs/cli.md."
+    texts = {"description": f"{summary}.", "epilog": epilog}
+    parser = TrlParser(dataclasses, prog=program, formatter_class=_HelpFormatter, **texts)
+    for action in parser._actions:
+        if action.dest in more:
+            action.help = argparse.SUPPRESS
     try:
         if "--config" in arguments[:-1]:
             _refuse_repeated_keys(arguments[arguments.index("--config") + 1])
@@ -106,39 +138,39 @@ def _refuse_repeated_keys(file: str) -> None:
             nodes += node.value
 
 
-def _prepare(data: o.DataOptions, model: o.ModelOptions, options: o.PrepareOptions) -> None:
+def _prepare(data: o.DataOptions, model: o.ModelNameOptions, options: o.PrepareOptions) -> None:
     from .pipeline.prepare import prepare
     from .report.console import list_table, show
 
     prepared = prepare(data, model.model)
     prepared.save(options.output_dir)
     summary = prepared.summary()
-    notes = summary.pop("notes")
-    show(list_table(list(summary), [list(map(str, summary.values()))]))
-    for line in [*notes, f"Written to {options.output_dir}"]:
+    sizes = {name: value for name, value in vars(summary).items() if name != "notes"}
+    show(list_table(list(sizes), [list(map(str, sizes.values()))]))
+    for line in [*summary.notes, f"Written to {options.output_dir}"]:
         show(line)
 
 
-def _sasrec(stage: o.StageOptions, teacher: TeacherOptions) -> None:
-    from .pipeline.stages import train_sasrec_stage
+def _sasrec(stage: o.StageOptions, teacher: o.TeacherOptions) -> None:
+    from .pipeline.run import run_sasrec
 
-    train_sasrec_stage(stage, teacher)
+    run_sasrec(stage, teacher)
 
 
 def _train(
     stage: o.StageOptions,
     method: o.MethodOptions,
     model: o.ModelOptions,
-    teacher: TeacherOptions,
+    teacher: o.TeacherOptions,
     training: o.TrainingOptions,
     evaluation: o.EvaluationOptions,
 ) -> None:
-    from .pipeline.stages import train_stage
+    from .pipeline.run import run_train
 
-    train_stage(stage, method.method, model, teacher, training, evaluation)
+    run_train(stage, method, o.PipelineOptions(o.DataOptions(), model, teacher, training, evaluation))
 
 
-def _evaluate(options: o.EvaluateOptions, evaluation: o.EvaluationOptions) -> None:
+def _evaluate(options: o.EvaluateOptions, evaluation: o.RankingOptions) -> None:
     from .evaluation.process_group import process_rank
     from .pipeline.evaluate import evaluate
     from .report.console import metrics_table, show
@@ -148,7 +180,7 @@ def _evaluate(options: o.EvaluateOptions, evaluation: o.EvaluationOptions) -> No
         show(metrics_table(summary))
 
 
-def _recommend(options: RecommendOptions) -> None:
+def _recommend(options: o.RecommendOptions) -> None:
     from .pipeline.evaluate import recommend_items
     from .report.console import list_table, show
 
@@ -158,7 +190,7 @@ def _recommend(options: RecommendOptions) -> None:
     show(list_table(["rank", "item", "text", "log-probability"], rows))
 
 
-def _export(options: ExportOptions) -> None:
+def _export(options: o.ExportOptions) -> None:
     from .pipeline.export import export
     from .report.console import list_table, show
 
@@ -170,15 +202,15 @@ def _export(options: ExportOptions) -> None:
 def _run(
     data: o.DataOptions,
     model: o.ModelOptions,
-    teacher: TeacherOptions,
+    teacher: o.TeacherOptions,
     training: o.TrainingOptions,
     evaluation: o.EvaluationOptions,
     options: o.RunOptions,
     command: str,
 ) -> None:
-    from .pipeline.run import Run
+    from .pipeline.run import run
 
-    Run(data, model, teacher, training, evaluation, options, command).execute()
+    run(o.PipelineOptions(data, model, teacher, training, evaluation), options, command)
 
 
 def _items_build(
@@ -221,17 +253,17 @@ def _env() -> None:
 COMMANDS: dict[str, tuple[str, list[Any], Callable[..., None]]] = {
     "prepare": (
         "Read interactions and items; build splits, tokenizer and trie",
-        [o.DataOptions, o.ModelOptions, o.PrepareOptions],
+        [o.DataOptions, o.ModelNameOptions, o.PrepareOptions],
         _prepare,
     ),
-    "sasrec": ("Train SASRec on prepared data", [o.StageOptions, TeacherOptions], _sasrec),
+    "sasrec": ("Train SASRec on prepared data", [o.StageOptions, o.TeacherOptions], _sasrec),
     "train": (
-        "Fine-tune a language model on prepared data, by ILRec or another method",
+        "Fine-tune a language model on prepared data, by ILRec or plain SFT",
         [
             o.StageOptions,
             o.MethodOptions,
             o.ModelOptions,
-            TeacherOptions,
+            o.TeacherOptions,
             o.TrainingOptions,
             o.EvaluationOptions,
         ],
@@ -239,14 +271,14 @@ COMMANDS: dict[str, tuple[str, list[Any], Callable[..., None]]] = {
     ),
     "evaluate": (
         "Rank the catalogue for every user of a split",
-        [o.EvaluateOptions, o.EvaluationOptions],
+        [o.EvaluateOptions, o.RankingOptions],
         _evaluate,
     ),
-    "recommend": ("Recommend items to one user", [RecommendOptions], _recommend),
-    "export": ("Write a trained model with all that recommending takes", [ExportOptions], _export),
+    "recommend": ("Recommend items to one user", [o.RecommendOptions], _recommend),
+    "export": ("Write a trained model with all that recommending takes", [o.ExportOptions], _export),
     "run": (
         "Prepare, train SASRec, SFT and ILRec, evaluate all, and report",
-        [o.DataOptions, o.ModelOptions, TeacherOptions, o.TrainingOptions, o.EvaluationOptions, o.RunOptions],
+        [o.DataOptions, o.ModelOptions, o.TeacherOptions, o.TrainingOptions, o.EvaluationOptions, o.RunOptions],
         _run,
     ),
     "items build": (

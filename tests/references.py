@@ -162,21 +162,10 @@ def naive_ranking(token_scores, sequences, excluded=()):
     return sorted(totals.items(), key=lambda pair: -pair[1])
 
 
-def naive_at_most(ranking, most):
-    """The pairs of a ranking (best first, by sequence) without those that come after `most` of one first token."""
-    given, kept = {}, []
-    for tokens, score in ranking:
-        given[tokens[0]] = given.get(tokens[0], 0) + 1
-        if most is None or given[tokens[0]] <= most:
-            kept.append((tokens, score))
-    return kept
-
-
-def naive_beam_search(token_scores, sequences, num_beams, excluded=(), most=None, most_running=None):
+def naive_beam_search(token_scores, sequences, num_beams, excluded=()):
     """
-    Beam search with plain lists: `num_beams` unfinished prefixes go on at every step, at most `most_running` of one
-    first token; finished ones, at most `most` of one, are kept apart. The score of a prefix is read from any item that
-    starts with it.
+    Beam search with plain lists: `num_beams` unfinished prefixes go on at every step, finished ones are kept apart.
+    The score of a prefix is read from any item that starts with it.
     """
     allowed = {item: list(tokens) for item, tokens in sequences.items() if item not in excluded}
     finished, running = [], [()]
@@ -188,9 +177,9 @@ def naive_beam_search(token_scores, sequences, num_beams, excluded=(), most=None
                 item = min(naive_items(allowed, path))
                 found = (path, sum(token_scores[item][: len(path)]))
                 (finished if len(allowed[item]) == len(path) else longer).append(found)
-        longer = naive_at_most(sorted(longer, key=lambda pair: -pair[1]), most_running)
+        longer.sort(key=lambda pair: -pair[1])
         running = [path for path, _ in longer[:num_beams]]
-    return naive_at_most(sorted(finished, key=lambda pair: -pair[1]), most)[:num_beams]
+    return sorted(finished, key=lambda pair: -pair[1])[:num_beams]
 
 
 # -------------------------------------------------------------------------------------------- end of items and search

@@ -5,8 +5,8 @@ How many of the really best items beam search finds, and what the normalisation 
 
 Trains a small Llama on all but each user's last two items by plain fine-tuning (an epoch), then asks validation
 users; test items are not touched. The best items by the exact ranking are the yardstick of widths 5 to 100; Hit@10 and
-NDCG@10 by 20 beams are compared between both normalisations. Writes results/beam_quality.csv and
-results/beam_quality.png.
+NDCG@10 by 20 beams are compared between both normalisations. Writes benchmarks/results/beam_quality.csv and
+benchmarks/results/beam_quality.png.
 """
 
 import argparse

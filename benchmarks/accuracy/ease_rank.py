@@ -6,7 +6,7 @@ How many dimensions EASE needs: NDCG@10 on validation items, of EASE whole and o
 EASE (Steck 2019, https://arxiv.org/abs/1905.03375) scores items by `X @ B`: a row of `X` says which items a user has,
 and `B` holds a weight for each pair of them. Of all models of `r` dimensions, `B @ V @ V.T` by the first `r` principal
 axes `V` of the training users' scores comes nearest to those scores (Eckart and Young). Test items are not touched.
-Writes results/ease_rank_<data>.csv.
+Writes benchmarks/results/ease_rank_<data>.csv.
 """
 
 import argparse

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 # Steps of ILRec beside those of SFT at the shape of examples/configs/instruments_cpu.yaml: 1.68 in the first of six
-# epochs, which computes the rewards, and 1.04 in the others, see docs/performance.md.
+# epochs, which computes the rewards, and 1.04 in the others, see benchmarks/speed/README.md.
 ILREC_FACTOR = 1.15
 # SASRec usually stops before its last epoch.
 SASREC_SHARE = 0.8

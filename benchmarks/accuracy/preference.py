@@ -17,7 +17,7 @@ from benchmarks.accuracy.negatives import NegativeSampler
 from benchmarks.accuracy.softmax_dpo_trainer import SoftmaxDPOTrainer
 from ilrec_trl.data.prompts import next_item_dataset
 from ilrec_trl.data.splits import NextItemExample
-from ilrec_trl.pipeline.options import InputError
+from ilrec_trl.pipeline.options import InputError, TrainingOptions
 from ilrec_trl.pipeline.prepare import PreparedData, input_errors
 
 
@@ -66,6 +66,11 @@ class PreferenceOptions:
     )
 
 
+@dataclass
+class ComparedTrainingOptions(PreferenceOptions, TrainingOptions):
+    """Options of training, with those of the preference steps."""
+
+
 CONFIGS: dict[str, type[DPOConfig] | type[GRPOConfig]] = {
     "dpo": DPOConfig,
     "softmax_dpo": DPOConfig,
@@ -90,12 +95,12 @@ def updates_of(args: SFTConfig, rows: int) -> int:
     return math.ceil(batches / args.gradient_accumulation_steps)
 
 
-def preference_steps(training: Any, updates_an_epoch: int) -> int:
+def preference_steps(training: ComparedTrainingOptions, updates_an_epoch: int) -> int:
     """
     Updates that are left for the preferences, so that all methods make equally many.
 
     Args:
-        training (`TrainingOptions`): The budget.
+        training (`ComparedTrainingOptions`): The budget.
         updates_an_epoch (`int`): Updates of SFT in an epoch.
 
     Raises:
@@ -119,7 +124,11 @@ def preference_steps(training: Any, updates_an_epoch: int) -> int:
 
 
 def preference_arguments(
-    method: str, prepared: PreparedData, training: Any, shared: dict[str, Any], updates_an_epoch: int
+    method: str,
+    prepared: PreparedData,
+    training: ComparedTrainingOptions,
+    shared: dict[str, Any],
+    updates_an_epoch: int,
 ) -> dict[str, Any]:
     """Arguments of DPOConfig or GRPOConfig: those of supervised fine-tuning, and the method's own."""
     steps = preference_steps(training, updates_an_epoch)
@@ -144,7 +153,7 @@ def preference_arguments(
 def preference_data(
     method: str,
     prepared: PreparedData,
-    training: Any,
+    training: ComparedTrainingOptions,
     args: DPOConfig | GRPOConfig,
     validation: Sequence[NextItemExample] | None,
 ) -> dict[str, Dataset]:
@@ -173,7 +182,7 @@ def preference_trainer(
     method: str,
     prepared: PreparedData,
     model: PreTrainedModel,
-    training: Any,
+    training: ComparedTrainingOptions,
     args: DPOConfig | GRPOConfig,
     data: dict[str, Dataset],
     callbacks: Sequence[TrainerCallback],
@@ -185,7 +194,7 @@ def preference_trainer(
         method (`str`): `"dpo"`, `"softmax_dpo"` or `"grpo"`.
         prepared (`PreparedData`): The data.
         model ([`~transformers.PreTrainedModel`]): The model after supervised fine-tuning; trained in place.
-        training (`TrainingOptions`): Options of the method.
+        training (`ComparedTrainingOptions`): Options of the method.
         args ([`~trl.DPOConfig`] or [`~trl.GRPOConfig`]): From [`preference_arguments`].
         data (`dict[str, Dataset]`): From [`preference_data`].
         callbacks (`list[TrainerCallback]`): For the trainer.
@@ -200,7 +209,11 @@ def preference_trainer(
 
 
 def preference_rows(
-    prepared: PreparedData, examples: Sequence[NextItemExample], number: int, training: Any, seed: int
+    prepared: PreparedData,
+    examples: Sequence[NextItemExample],
+    number: int,
+    training: ComparedTrainingOptions,
+    seed: int,
 ) -> Dataset:
     """Columns `prompt`, `chosen` and `rejected`, of which each row has `number`; one row a question."""
     if number < 1:

@@ -9,7 +9,7 @@ prepared data and ranked for all test users over the whole catalogue. From the r
     python benchmarks/accuracy/rectools_baselines.py --quick --library-python rectools/bin/python  # a generated store,
     seconds
 
-Writes ranks.parquet (user, item, method, seed, rank, ties: the form of `ilrec run`, which `ilrec study` reads as
+Writes ranks.parquet (user, item, method, seed, rank, ties: the form of `ilrec run`, which a study reads as
 baselines), one such file for each model, and settings.json with what was tried, chosen and measured. With --refit, or
 where the data were prepared with --train_on_validation, the chosen settings are trained again on the validation items
 too. The library's own Hit@10 and NDCG@10 of its top 10 must equal those of the ranks, but for items of one score.

@@ -30,8 +30,7 @@ import numpy as np  # noqa: E402
 import torch  # noqa: E402
 from transformers import TrainerCallback  # noqa: E402
 
-from benchmarks.speed.measurements import compare, write_results  # noqa: E402
-from benchmarks.speed.rewards import peak_mib  # noqa: E402
+from benchmarks.speed.measurements import compare, peak_mib, write_results  # noqa: E402
 from ilrec_trl import Interactions, SASRecConfig, generate_store, train_sasrec  # noqa: E402
 from ilrec_trl.data.splits import NextItemExample, Splits, UserSequence  # noqa: E402
 from ilrec_trl.rewards.sasrec_training import sasrec_training_arguments  # noqa: E402

@@ -1,14 +1,24 @@
-"""A picture of the tree of semantic IDs."""
+"""
+A picture of the tree of semantic IDs: all items as blocks, the use of the codes, and one branch with its titles.
+
+    python -m benchmarks.accuracy.semantic_id_tree --data FOLDER --output tree.png
+"""
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from benchmarks.accuracy.command import run_command
+from ilrec_trl.items.item_catalog import ItemCatalog
+from ilrec_trl.pipeline.prepare import input_errors
+from ilrec_trl.report.console import show
 from ilrec_trl.report.semantic_id_report import distinctive_words, numbered_tokens, prefix_groups
 
 
@@ -18,6 +28,18 @@ if TYPE_CHECKING:
 LABELS = 12  # of the first level's largest prefixes
 LINE_WIDTH = 0.011  # of an upright line of text, as a share of the picture's width
 BRANCH_LEAVES = 24  # items of the branch that is shown with titles
+
+
+@dataclass
+class TreeOptions:
+    """A catalogue with semantic IDs, and where its picture goes."""
+
+    data: str = field(metadata={"help": "Folder with index.json and, where items have titles, item.json."})
+    output: str = field(default="tree.png", metadata={"help": "The PNG to write."})
+
+
+PROGRAM = "benchmarks.accuracy.semantic_id_tree"
+OPTIONS = [TreeOptions]
 
 
 def draw_tree(index: Mapping[str, Sequence[str]], path: str | Path, titles: Mapping[str, str] | None = None) -> None:
@@ -103,8 +125,8 @@ def _label_blocks(
 
 
 def _draw_use(axes: Axes, codes: NDArray[np.int64]) -> None:
-    for level, column in enumerate(codes.T):
-        uses = np.sort(np.bincount(column[column >= 0]))[::-1]
+    for level, numbers in enumerate(codes.T):
+        uses = np.sort(np.bincount(numbers[numbers >= 0]))[::-1]
         axes.step(np.arange(1, len(uses) + 1), uses, where="mid", label=f"level {level + 1}")
     axes.set(xlabel="codes, the most used first", ylabel="items", yscale="log")
     axes.set_title("Use of the codes", loc="left")
@@ -161,3 +183,21 @@ def _colours(shades: NDArray[np.float64]) -> Any:
     from matplotlib import colormaps
 
     return colormaps["Blues"](shades)
+
+
+def picture(options: TreeOptions) -> None:
+    """Draw the semantic IDs of a folder."""
+    with input_errors():
+        catalog = ItemCatalog.from_lc_rec(options.data)
+    titles = None if catalog.titles is None else dict(zip(catalog.item_ids, catalog.titles, strict=True))
+    draw_tree(dict(zip(catalog.item_ids, catalog.semantic_ids, strict=True)), options.output, titles)
+    show(f"Picture: {options.output}")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The command; returns 0, or 2 where something the user gave cannot be used."""
+    return run_command(PROGRAM, "Draw the tree of semantic IDs", OPTIONS, picture, argv)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

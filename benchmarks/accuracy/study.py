@@ -23,17 +23,19 @@ from typing import Any
 
 import torch
 
+from benchmarks.accuracy.command import run_command
+from benchmarks.accuracy.estimate import plan_rows
 from benchmarks.accuracy.study_jobs import remove_lost_models, study_jobs
 from benchmarks.accuracy.study_options import StudyOptions
 from benchmarks.accuracy.study_plan import Job, StudyPlan, is_finished, read_study, slug
 from benchmarks.accuracy.study_results import write_study_report
 from benchmarks.accuracy.study_run import run_in_process
-from ilrec_trl.cli import parse_options
 from ilrec_trl.pipeline.options import InputError
 from ilrec_trl.report.console import duration, list_table, show
 
 
 PROGRAM = "benchmarks.accuracy.study"
+OPTIONS = [StudyOptions]
 
 
 @dataclass
@@ -169,7 +171,13 @@ class Study:
 
 
 def run_study(options: StudyOptions, command: str) -> None:
-    """The `study` command."""
+    """
+    Run what is left of a study and report, or only show the plan or write the report.
+
+    Args:
+        options (`StudyOptions`): The declared grid.
+        command (`str`): The command, for the report.
+    """
     plan = read_study(options)
     study = Study(plan, command)
     study.check()
@@ -177,8 +185,6 @@ def run_study(options: StudyOptions, command: str) -> None:
         write_study_report(plan, command)
         show(f"Report: {plan.folder / 'report.md'}")
     elif options.dry_run:
-        from benchmarks.accuracy.estimate import plan_rows
-
         show(list_table(*plan_rows(plan, study.jobs())))
     else:
         study.execute()
@@ -187,15 +193,9 @@ def run_study(options: StudyOptions, command: str) -> None:
 def main(argv: Sequence[str] | None = None) -> int:
     """The command; returns 0, or 2 where something the user gave cannot be used."""
     arguments = list(sys.argv[1:] if argv is None else argv)
-    try:
-        (options,) = parse_options(
-            PROGRAM, "Run a grid of methods x data sets x seeds, and report", [StudyOptions], arguments
-        )
-        run_study(options, shlex.join(["python", "-m", PROGRAM, *arguments]))
-    except InputError as error:
-        sys.stderr.write(f"{PROGRAM}: error: {error}\n")
-        return 2
-    return 0
+    command = shlex.join(["python", "-m", PROGRAM, *arguments])
+    summary = "Run a grid of methods x data sets x seeds, and report"
+    return run_command(PROGRAM, summary, OPTIONS, lambda options: run_study(options, command), arguments)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""What `ilrec study` can be told, and how the options of its methods and data sets are read."""
+"""The options of a study, and how the options of its methods and data sets are read."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from collections.abc import Collection
 from dataclasses import dataclass, field, fields
 from typing import Any
 
-from benchmarks.accuracy.preference import CONFIGS
-from benchmarks.accuracy.training import ComparedTrainingOptions
+from benchmarks.accuracy.negative_source import NegativeSourceConfig
+from benchmarks.accuracy.preference import CONFIGS, ComparedTrainingOptions
 from ilrec_trl.pipeline.options import (
     DataOptions,
     EvaluationOptions,
@@ -19,7 +19,6 @@ from ilrec_trl.pipeline.options import (
     ModelOptions,
     TeacherOptions,
 )
-from ilrec_trl.trainer.ilrec_config import ILRecConfig
 
 
 @dataclass
@@ -96,7 +95,9 @@ def read_options(given: dict[str, Any], where: str) -> dict[str, Any]:
     Raises:
         `InputError`: for an unknown name or a value of another type.
     """
-    config = {option.name for each in (ILRecConfig, *CONFIGS.values()) for option in fields(each) if option.init}
+    config = {
+        option.name for each in (NegativeSourceConfig, *CONFIGS.values()) for option in fields(each) if option.init
+    }
     read: dict[str, Any] = {}
     extra: dict[str, Any] = {}
     for name, value in given.items():

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from benchmarks.accuracy.negative_source import NegativeSourceConfig
 from benchmarks.accuracy.preference import CONFIGS
 from benchmarks.accuracy.study_options import (
     OF_A_STUDY,
@@ -25,7 +26,6 @@ from ilrec_trl.pipeline.baselines import check_teacher
 from ilrec_trl.pipeline.options import DataOptions, InputError, mapping
 from ilrec_trl.pipeline.prepare import input_errors
 from ilrec_trl.pipeline.train import ILREC_FIELDS
-from ilrec_trl.trainer.ilrec_config import ILRecConfig
 
 
 UNTRAINED = ("popularity", "transitions")
@@ -40,7 +40,7 @@ class Method:
 
     Args:
         name (`str`): Its name in the study.
-        method (`str`): What `ilrec train --method` takes.
+        method (`str`): `"sft"`, `"ilrec"`, `"dpo"`, `"softmax_dpo"` or `"grpo"`.
         options (`dict`): Every option that was given, those of the data set among them.
         candidates (`list[dict]`): Values of the tuned options, one entry a candidate; one empty entry without `tune`.
     """
@@ -271,8 +271,7 @@ def _method(name: str, given: Any, options: dict[str, Any]) -> Method:
     entries = dict(_mapping(where, given))
     method, tune = entries.pop("method", None), _mapping(f"{where}: tune", entries.pop("tune", None))
     if method not in METHODS:
-        hint = did_you_mean(str(method), METHODS)
-        raise InputError(f"{where}: method is {method!r}, not one of `ilrec train --method`{hint}")
+        raise InputError(f"{where}: method is {method!r}, expected one of {', '.join(METHODS)}")
     own = read_options(entries, where)
     of_data = {option.name for option in dataclasses.fields(DataOptions)} | OF_A_STUDY.keys()
     if changed := sorted(of_data & (own.keys() | tune.keys())):
@@ -304,6 +303,6 @@ def _check_training(method: str, options: dict[str, Any], candidate: dict[str, A
         try:
             check_teacher(teacher)
             if method not in CONFIGS:
-                ILRecConfig("unused", use_cpu=True, bf16=False, report_to="none", **(own | extra))
+                NegativeSourceConfig("unused", use_cpu=True, bf16=False, report_to="none", **(own | extra))
         except (ValueError, TypeError, InputError) as error:
             raise ValueError(f"{where}: {error}") from error

@@ -4,7 +4,7 @@ The table of `benchmarks/speed/decoding.py` for a model of the shape of Llama-3.
     python benchmarks/gpu/decoding.py
 
 bfloat16, no download, about 30 GiB of GPU memory, below eight minutes. `--quick` runs a tiny shape on any machine.
-Writes results/gpu_decoding.csv.
+Writes benchmarks/results/gpu_decoding.csv.
 """
 
 import argparse

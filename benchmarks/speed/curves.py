@@ -72,7 +72,7 @@ def terms_seconds(K: int, N: int, V: int) -> Callable[[], float]:
     loss = ILRecLoss(args, 3.0, 1.0, trie, V, 0, list(range(K)))
     targets = TargetPositions.from_batch(input_ids, input_ids, numbers, trie, by_level=loss.by_level)
     scores = torch.rand(N // 4, len(trie), generator=generator)
-    shares = share_rewards(lambda history: scores, {"history": chosen}, targets, trie)
+    shares = share_rewards(lambda histories: scores[: len(histories)], {"history": chosen}, targets, trie)
     sizes = {"num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 8}
     model = LlamaForCausalLM(LlamaConfig(vocab_size=V, hidden_size=HIDDEN, **sizes))
     states = torch.randn(N, HIDDEN, generator=generator, requires_grad=True)

@@ -5,8 +5,8 @@ Constrained beam search against the ways that are in use, on one processor:
 
 Ours, `generate` with `prefix_allowed_tokens_fn`, `generate` with a dictionary of prefixes as other projects have it,
 and two searches without any constraint: `generate`, and ours without the trie. Same model (random weights), prompts
-and beams; measured in turn. Writes results/decoding.csv and results/decoding.png. With `--compile` ours is measured
-beside itself with a compiled model, and results/decoding_compiled.csv is written.
+and beams; measured in turn. Writes benchmarks/results/decoding.csv and decoding.png. With `--compile` ours is measured
+beside itself with a compiled model, and decoding_compiled.csv is written there.
 """
 
 import argparse
@@ -23,8 +23,14 @@ import numpy as np  # noqa: E402
 import torch  # noqa: E402
 from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM, LogitsProcessor  # noqa: E402
 
-from benchmarks.speed.measurements import RESULTS, compare, in_turn, write_results  # noqa: E402
-from benchmarks.speed.trie import peak_mib, reset_peak  # noqa: E402
+from benchmarks.speed.measurements import (  # noqa: E402
+    RESULTS,
+    compare,
+    in_turn,
+    peak_mib,
+    reset_peak,
+    write_results,
+)
 from ilrec_trl import ItemTrie, ItemTrieLogitsProcessor  # noqa: E402
 from ilrec_trl.evaluation.beam_search import constrained_beam_search  # noqa: E402
 from ilrec_trl.evaluation.prompt_batches import MIB, search_bytes  # noqa: E402

@@ -6,7 +6,8 @@ Users a second of the full-ranking evaluator, one thread a process:
 Beam search (20 beams) in batches of 64, 16 and 1, the same shared by two processes, late fusion of 50 candidates of
 the model and 50 of SASRec, and exact ranking. 10,000 items of four tokens, prompts of 20 items, a small Llama of
 random weights. Each measurement is a launch of its own, in turn; its first evaluation, not counted, warms up. Writes
-results/evaluation.csv. Two processes cannot be faster than one where the machine has no second core to spare.
+benchmarks/results/evaluation.csv. Two processes cannot be faster than one where the machine has no second core to
+spare.
 """
 
 import argparse
@@ -81,7 +82,8 @@ def work(system: str, num_items: int, num_users: int, path: str) -> None:
     import torch.distributed as dist
     from datasets import Dataset
 
-    from ilrec_trl import RecommendationEvaluator, SASRecConfig, SASRecModel, SASRecReward, late_fusion_ranks
+    from benchmarks.accuracy.late_fusion import LateFusion
+    from ilrec_trl import RecommendationEvaluator, SASRecConfig, SASRecModel, SASRecReward
 
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         dist.init_process_group("gloo")
@@ -91,7 +93,8 @@ def work(system: str, num_items: int, num_users: int, path: str) -> None:
 
     def evaluate(asked: Dataset) -> object:
         if "num_candidates" in options:
-            found = late_fusion_ranks(model, tokenizer, asked, item_trie, sasrec, weights=[0.1, 0.3, 1.0], **options)
+            late_fusion = LateFusion(model, tokenizer, item_trie, sasrec, **options)
+            found = late_fusion.ranks(asked, [0.1, 0.3, 1.0])
             return {weight: ranks.starts.tolist() for weight, ranks in found.items()}
         return RecommendationEvaluator(asked, item_trie, **options)(model, tokenizer)
 

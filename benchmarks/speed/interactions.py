@@ -22,13 +22,16 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import pyarrow as pa
-import pyarrow.csv
-import pyarrow.parquet
 
-from benchmarks.speed.measurements import compare, in_turn, write_results
-from ilrec_trl import Interactions
+sys.path.insert(0, str(Path(__file__).parents[2]))
+
+import numpy as np  # noqa: E402
+import pyarrow as pa  # noqa: E402
+import pyarrow.csv  # noqa: E402
+import pyarrow.parquet  # noqa: E402
+
+from benchmarks.speed.measurements import compare, in_turn, peak_mib, write_results  # noqa: E402
+from ilrec_trl import Interactions  # noqa: E402
 
 
 def write_files(folder: Path, number: int, seed: int = 0) -> None:
@@ -116,10 +119,7 @@ def run_stage(stage: str, folder: Path) -> None:
     start = time.perf_counter()
     kept = work(given)
     seconds = time.perf_counter() - start
-    # Not getrusage: its peak includes that of the process this one was started from.
-    status = Path("/proc/self/status").read_text()
-    kilobytes = int(status.partition("VmHWM:")[2].split()[0])
-    sys.stdout.write(json.dumps({"s": seconds, "GiB": kilobytes / 2**20}))
+    sys.stdout.write(json.dumps({"s": seconds, "GiB": peak_mib() / 1024}))
     del kept
 
 

@@ -107,6 +107,22 @@ def plot_ratios(rows: list[dict[str, Any]], metric: str, path: Path) -> None:
     pyplot.close(figure)
 
 
+def resident_mib(field: str) -> float:
+    """Memory of this process in MiB: `"VmRSS"` now, `"VmHWM"` at its peak. `getrusage` counts its parent's, too."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith(field)) / 1024
+
+
+def peak_mib() -> float:
+    """Most memory of this process since it began, or since [`reset_peak`]."""
+    return resident_mib("VmHWM")
+
+
+def reset_peak() -> None:
+    """From now on [`peak_mib`] counts afresh."""
+    Path("/proc/self/clear_refs").write_text("5")
+
+
 def device() -> str:
     """The accelerator, or the processor with the threads that torch uses."""
     import torch

@@ -25,13 +25,10 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 import numpy as np  # noqa: E402
 import torch  # noqa: E402
 
-from benchmarks.speed.measurements import compare, in_turn, write_results  # noqa: E402
+from benchmarks.speed.measurements import compare, in_turn, peak_mib, write_results  # noqa: E402
 from ilrec_trl import ItemTrie, SASRecConfig, SASRecModel, SASRecReward  # noqa: E402
 from ilrec_trl.rewards.sequence_batches import PADDING  # noqa: E402
-from ilrec_trl.trainer.target_rewards import (
-    ShareCache,  # noqa: E402
-    share_rewards,  # noqa: E402
-)
+from ilrec_trl.trainer.target_rewards import ShareCache, share_rewards  # noqa: E402
 from ilrec_trl.trainer.targets import TargetPositions  # noqa: E402
 
 
@@ -134,12 +131,6 @@ def catalogue_case(num_items: int, num_users: int, rounds: int) -> dict[str, Any
     times = [measure() for _ in range(rounds)]
     targets = sum(len(histories) for histories, _, _ in store.batches) / len(store.batches)
     return {"targets": targets, "seconds": times, "peak": peak_mib()}
-
-
-def peak_mib() -> float:
-    """Peak memory of this process; `getrusage` would count the process that started it, too."""
-    (line,) = (line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM"))
-    return int(line.split()[1]) / 2**10
 
 
 def catalogue_rows(catalogues: list[int], num_users: int, rounds: int) -> list[dict[str, Any]]:

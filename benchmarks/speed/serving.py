@@ -5,7 +5,8 @@ The example server under load, with and without micro-batching:
 
 Two servers on 127.0.0.1, one thread each, are asked in turn by 1, 4 and 16 clients that each wait for an answer before
 they ask again: requests a second, and the median and 95th percentile of the latency. 10,000 items of four tokens,
-histories of 20 items, 10 items an answer, 20 beams, a small Llama of random weights. Writes results/serving.csv.
+histories of 20 items, 10 items an answer, 20 beams, a small Llama of random weights. Writes
+benchmarks/results/serving.csv.
 """
 
 import argparse

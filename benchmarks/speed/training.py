@@ -26,7 +26,16 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 
 import torch  # noqa: E402
 
-from benchmarks.speed.measurements import RESULTS, compare, in_turn, plot_ratios, write_results  # noqa: E402
+from benchmarks.speed.measurements import (  # noqa: E402
+    RESULTS,
+    compare,
+    in_turn,
+    peak_mib,
+    plot_ratios,
+    reset_peak,
+    resident_mib,
+    write_results,
+)
 from benchmarks.speed.training_systems import Job, Workbench, systems  # noqa: E402
 from ilrec_trl.trainer.cross_layer_forward import score_positions  # noqa: E402
 
@@ -115,14 +124,9 @@ def peak_memory(table: str, number: int, name: str) -> float:
     bench = Workbench(job, num_rows=max(32, 3 * job.batch_size))
     system = systems(bench, 3, ON_CPU, [name])[name]
     before = resident_mib("VmRSS")
-    Path("/proc/self/clear_refs").write_text("5")  # the kernel's peak starts anew
+    reset_peak()
     system.step_seconds()
-    return resident_mib("VmHWM") - before
-
-
-def resident_mib(field: str) -> float:
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return next(int(line.split()[1]) for line in lines if line.startswith(field)) / 1024
+    return peak_mib() - before
 
 
 def loss_rows(rounds: int, quick: bool) -> list:

@@ -9,7 +9,8 @@ for the continuations of 16 prompts x 20 beams, as a rectangle (what beam search
 vocabulary (what the logits processor uses); a step of the search is all of it, a small model included. A figure is the
 mean over the levels. Continuations grow with such a catalogue until every code is taken: 53 at most at the second
 level of ten thousand items, 256 of ten million. So the rectangle and the mask are also measured on full trees of ten
-children a node, of four levels (ten thousand items) to seven (ten million). Writes results/trie.csv and trie.png.
+children a node, of four levels (ten thousand items) to seven (ten million). Writes
+benchmarks/results/trie.csv and trie.png.
 """
 
 import argparse
@@ -25,7 +26,7 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 
 import numpy as np  # noqa: E402
 
-from benchmarks.speed.measurements import RESULTS, compare, in_turn, write_results  # noqa: E402
+from benchmarks.speed.measurements import RESULTS, compare, in_turn, peak_mib, reset_peak, write_results  # noqa: E402
 
 
 CODES, LEVELS, BATCH, BEAMS = 256, 4, 16, 20
@@ -50,17 +51,6 @@ def draw_tokens(num_items: int) -> np.ndarray:
     """Token ids `(I, 4)`, each level with tokens of its own."""
     tokens = np.random.default_rng(0).integers(0, CODES, (num_items, LEVELS), dtype=np.int32)
     return tokens + CODES * np.arange(LEVELS, dtype=np.int32)
-
-
-def peak_mib() -> float:
-    """Most memory that this process has ever had."""
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM")) / 1024
-
-
-def reset_peak() -> None:
-    """From now on `peak_mib` counts afresh."""
-    Path("/proc/self/clear_refs").write_text("5")
 
 
 def build(num_items: int, folder: str) -> dict[str, float]:

@@ -1,4 +1,4 @@
-"""Which interactions to keep, decided on whole columns at once."""
+"""Which interactions to keep, found for whole columns at once."""
 
 from __future__ import annotations
 
@@ -11,22 +11,22 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from .columns import Columns, id_column
+from .columns import id_column
 
 
 DropRepeats = bool | Literal["consecutive", "exact", "keep_first", "keep_last"]
-_LATEST_SECONDS = 1e11  # the year 5138: larger times are no seconds
+_LATEST_SECONDS = 1e11  # the year 5138: larger times have another unit
 
 
 def timed(times: NDArray[np.float64] | None) -> NDArray[np.float64]:
-    """Times that are needed."""
+    """The times, or an error if there are none."""
     if times is None:
-        raise ValueError("This needs timestamps, and these interactions have none; load some that do.")
+        raise ValueError("This needs timestamps, but these interactions have none; load interactions with timestamps.")
     return times
 
 
 def moment(when: float | str, times: NDArray[np.float64] | None) -> float:
-    """A time in the unit of `times`, given in that unit or as an ISO date, which is UTC unless it says otherwise."""
+    """A time in the unit of `times`, given in that unit or as an ISO date (UTC unless it names another zone)."""
     times = timed(times)
     if not isinstance(when, str):
         return float(when)
@@ -45,7 +45,7 @@ def moment(when: float | str, times: NDArray[np.float64] | None) -> float:
 
 
 def within(column: pa.Array, wanted: Collection[Any]) -> NDArray[np.bool_]:
-    """Which ids of a column `(I,)` are among the wanted ones."""
+    """Mask `(I,)` of the ids of a column that are among the wanted ones."""
     chosen = id_column(list(wanted), "id")
     return pc.is_in(column, value_set=chosen).to_numpy(zero_copy_only=False)  # type: ignore[no-any-return]
 
@@ -57,12 +57,12 @@ def not_repeated(
     which: DropRepeats,
 ) -> NDArray[np.bool_]:
     """
-    Mask `(N,)` of the interactions that stay.
+    Mask `(N,)` of the interactions that are not repeats.
 
     Args:
         rows (`np.ndarray` of shape `(N,)`): User row of each interaction, ascending.
-        codes (`np.ndarray` of shape `(N,)`): Item code of each.
-        times (`np.ndarray` of shape `(N,)`): Time of each, ascending within a user.
+        codes (`np.ndarray` of shape `(N,)`): Item code of each interaction.
+        times (`np.ndarray` of shape `(N,)`): Times, ascending within a user.
         which (`bool` or `str`): See [`Interactions.filter`].
     """
     keep = np.ones(len(codes), dtype=bool)
@@ -78,7 +78,7 @@ def not_repeated(
             f'Got drop_repeats={which!r}; expected False, "consecutive", "exact", "keep_first" or "keep_last".'
         )
     pairs = rows.astype(np.int64) * (int(codes.max(initial=0)) + 1) + codes
-    # Stable: the interactions of one user and item stay in time order, so that equal times are neighbours.
+    # Stable, so that the interactions of one user and item stay in time order and equal times are neighbours
     order = np.argsort(pairs, kind="stable")
     pairs = pairs[order]
     same = pairs[1:] == pairs[:-1]
@@ -90,7 +90,7 @@ def not_repeated(
 
 
 def core(rows: NDArray[np.int32], codes: NDArray[np.int32], k: int) -> NDArray[np.int64]:
-    """Positions of the interactions left when users and items with fewer than `k` are removed until none is."""
+    """Positions of the k-core: users and items with fewer than `k` interactions are removed until there are none."""
     places = np.arange(len(codes))
     while True:
         frequent = np.bincount(codes) >= k
@@ -100,36 +100,3 @@ def core(rows: NDArray[np.int32], codes: NDArray[np.int32], k: int) -> NDArray[n
             break
         rows, codes, places = rows[kept], codes[kept], places[kept]
     return places
-
-
-def keep(
-    columns: Columns,
-    *,
-    items: Collection[str] | None,
-    users: Collection[str] | None,
-    min_items: int,
-    drop_repeats: DropRepeats,
-    start: float | str | None,
-    end: float | str | None,
-    max_items: int | None,
-) -> NDArray[np.int64]:
-    """Positions of the interactions that stay, by the rules of [`Interactions.filter`]."""
-    mask = np.ones(len(columns.item_codes), dtype=bool)
-    if items is not None:
-        mask &= within(columns.items, items)[columns.item_codes]
-    if users is not None:
-        mask &= np.repeat(within(columns.users, users), np.diff(columns.offsets))
-    if start is not None:
-        mask &= timed(columns.times) >= moment(start, columns.times)
-    if end is not None:
-        mask &= timed(columns.times) < moment(end, columns.times)
-    kept = np.flatnonzero(mask)
-    rows = columns.user_rows()[kept]
-    times = None if columns.times is None else columns.times[kept]
-    unrepeated = not_repeated(rows, columns.item_codes[kept], times, drop_repeats)
-    kept, rows = kept[unrepeated], rows[unrepeated]
-    if max_items is not None:
-        ends = np.cumsum(np.bincount(rows, minlength=len(columns.users)))  # (U,)
-        latest = np.arange(len(kept)) >= ends[rows] - max_items
-        kept, rows = kept[latest], rows[latest]
-    return kept[(np.bincount(rows, minlength=len(columns.users)) >= min_items)[rows]]

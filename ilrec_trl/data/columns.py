@@ -1,4 +1,4 @@
-"""Interactions as columns: distinct users and items, one item code an interaction; in memory and as mapped files."""
+"""Interactions as columns, in memory and as mapped files: users, items, and one item code for each interaction."""
 
 from __future__ import annotations
 
@@ -17,18 +17,21 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 
+MARKER = "interactions.json"  # the file by which a folder of saved interactions is known
+
+
 @dataclass(frozen=True, eq=False)
 class Columns:
     """
-    N interactions of U users with I items, user by user, each user's in time order.
+    N interactions of U users with I items, sorted by user and, for each user, by time.
 
     Attributes:
-        users (`pa.StringArray` of length U): Distinct user ids; each has an interaction.
-        items (`pa.StringArray` of length I): Distinct item ids, sorted; each is in use.
-        item_codes (`np.ndarray` of shape `(N,)` and dtype int32): Place in `items` of each interaction's item.
-        offsets (`np.ndarray` of shape `(U + 1,)` and dtype int64): User u's interactions are `offsets[u]` up to
-            `offsets[u + 1]`.
-        times (`np.ndarray` of shape `(N,)` and dtype float64, or `None`): Their times, non-decreasing within a user.
+        users (`pa.StringArray` of length U): Distinct ids of users with at least one interaction.
+        items (`pa.StringArray` of length I): Distinct ids of items with at least one interaction, sorted.
+        item_codes (`np.ndarray` of shape `(N,)` and dtype int32): Place in `items` of the item of each interaction.
+        offsets (`np.ndarray` of shape `(U + 1,)` and dtype int64): The interactions of user `u` are those from
+            `offsets[u]` up to `offsets[u + 1]`.
+        times (`np.ndarray` of shape `(N,)` and dtype float64, or `None`): Times, non-decreasing within a user.
     """
 
     users: pa.StringArray
@@ -40,12 +43,9 @@ class Columns:
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Columns):
             return NotImplemented
-        if self.times is None or other.times is None:
-            same_times = self.times is other.times
-        else:
-            same_times = np.array_equal(self.times, other.times)
+        mine, theirs = self.times, other.times
         return (
-            same_times
+            (mine is theirs if mine is None or theirs is None else np.array_equal(mine, theirs))
             and self.users.equals(other.users)
             and self.items.equals(other.items)
             and np.array_equal(self.offsets, other.offsets)
@@ -72,7 +72,7 @@ class Columns:
         return np.searchsorted(self.offsets, position, side="right") - 1
 
     def select(self, keep: NDArray[np.int64]) -> Columns:
-        """The interactions at ascending positions; users and items left without any go."""
+        """The interactions at ascending positions, without users and items that have none left."""
         rows, codes = self.user_rows()[keep], self.item_codes[keep]
         lengths = np.bincount(rows, minlength=len(self.users))  # (U,)
         used = np.bincount(codes, minlength=len(self.items)) > 0  # (I,)
@@ -85,76 +85,8 @@ class Columns:
         )
 
 
-def offsets_of(lengths: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Where each of several runs of the given lengths begins, and where the last one ends."""
-    return np.concatenate([np.zeros(1, dtype=np.int64), np.cumsum(lengths, dtype=np.int64)])
-
-
-def id_column(values: Sequence[Any], what: str) -> pa.StringArray:
-    """Ids as strings; whole numbers become strings, everything else is refused."""
-    types = set(map(type, values))
-    if types <= {str}:
-        try:
-            return pa.array(values, pa.string())
-        except UnicodeEncodeError as error:
-            raise ValueError(f"{what} {error.object!r} is no text that UTF-8 can hold; mend it.") from error
-    wrong = [kind for kind in types if not issubclass(kind, str | int | np.integer) or kind is bool]
-    if wrong:
-        first = next(value for value in values if type(value) in wrong)
-        raise ValueError(f"Got the {what} {first!r}; expected ids that are text or whole numbers; convert it first.")
-    return pa.array(list(map(str, values)), pa.string())
-
-
-def encode(ids: pa.Array | pa.ChunkedArray) -> tuple[pa.Array, NDArray[np.int32]]:
-    """Distinct ids in the order of their first appearance, and the place `(N,)` of each among them; -1 for a null."""
-    whole = pa.chunked_array([ids]) if isinstance(ids, pa.Array) else ids
-    if not len(whole):
-        return pa.array([], whole.type), np.empty(0, dtype=np.int32)
-    if pa.types.is_dictionary(whole.type):
-        encoded = whole.unify_dictionaries()
-    else:
-        encoded = whole.dictionary_encode()
-    # One table of ids serves all chunks, so that the last chunk's dictionary holds those of the others.
-    indices = pa.concat_arrays([chunk.indices for chunk in encoded.chunks])
-    return encoded.chunks[-1].dictionary, indices.fill_null(-1).to_numpy().astype(np.int32, copy=False)
-
-
-def sorted_codes(ids: pa.Array) -> tuple[pa.StringArray, NDArray[np.int32]]:
-    """Distinct ids `(I,)`, sorted, and the place `(N,)` of each id among them."""
-    distinct, codes = encode(ids)
-    order = pc.array_sort_indices(distinct)
-    return distinct.take(order), places_of(order.to_numpy())[codes]
-
-
-def places_of(order: NDArray[Any]) -> NDArray[np.int32]:
-    """The inverse `(I,)` of a permutation."""
-    places = np.empty(len(order), dtype=np.int32)
-    places[order] = np.arange(len(order), dtype=np.int32)
-    return places
-
-
-def check_order(users: pa.Array, offsets: NDArray[np.int64], times: NDArray[np.float64] | None) -> None:
-    """Refuse repeated users and times that fall within a user."""
-    if len(users.unique()) < len(users):
-        repeated = Counter(users.to_pylist()).most_common(1)[0][0]
-        raise ValueError(f"User {repeated!r} appears more than once; merge that user's items into one sequence.")
-    if times is not None and len(times):
-        starts = np.zeros(len(times), dtype=bool)
-        starts[offsets[:-1]] = True
-        # `not <=` instead of `>`: a NaN is refused too.
-        fallen = np.flatnonzero(~(times[:-1] <= times[1:]) & ~starts[1:]) + 1
-        if np.isnan(times).any():
-            fallen = np.flatnonzero(np.isnan(times))
-        if len(fallen):
-            user = users[int(np.searchsorted(offsets, fallen[0], side="right")) - 1].as_py()
-            raise ValueError(f"Times of user {user!r} are not in order; sort the user's items by time first.")
-
-
-MARKER = "interactions.json"
-
-
 def save_columns(directory: str | Path, columns: Columns) -> None:
-    """Write the columns; `interactions.json`, written last, says how long each is."""
+    """Write the columns, and at last `interactions.json` with their lengths."""
     directory = Path(directory)
     directory.mkdir(parents=True, exist_ok=True)
     (directory / MARKER).unlink(missing_ok=True)
@@ -167,15 +99,6 @@ def save_columns(directory: str | Path, columns: Columns) -> None:
         with _replaced(directory / f"{name}.arrow") as file, pa.ipc.new_file(file, table.schema) as writer:
             writer.write_table(table)
     (directory / MARKER).write_text(json.dumps({"format": 1, **_lengths(columns)}, indent=2) + "\n")
-
-
-@contextmanager
-def _replaced(path: Path) -> Iterator[BinaryIO]:
-    """A new file in the place of one that may be mapped into memory, which overwriting would pull from under."""
-    partial = path.with_name(path.name + ".partial")
-    with partial.open("wb") as file:
-        yield file
-    partial.replace(path)
 
 
 def load_columns(directory: Path) -> Columns:
@@ -193,10 +116,84 @@ def load_columns(directory: Path) -> Columns:
         whole = {"format": 1, **_lengths(columns)} == about and columns.offsets[-1] == len(columns.item_codes)
         whole &= len(columns.offsets) == len(columns.users) + 1
     except (OSError, EOFError, ValueError, KeyError, TypeError, IndexError, pa.ArrowException) as error:
-        raise ValueError(f"{directory} does not hold whole saved interactions ({error}); save them again.") from error
+        raise ValueError(f"{directory} holds no complete saved interactions ({error}); save them again.") from error
     if not whole:
         raise ValueError(f"The files of {directory} do not fit together; save the interactions again.")
     return columns
+
+
+def check_order(users: pa.Array, offsets: NDArray[np.int64], times: NDArray[np.float64] | None) -> None:
+    """Refuse repeated users, and times that decrease within a user."""
+    if len(users.unique()) < len(users):
+        repeated = Counter(users.to_pylist()).most_common(1)[0][0]
+        raise ValueError(f"User {repeated!r} appears more than once; merge that user's items into one sequence.")
+    if times is not None and len(times):
+        starts = np.zeros(len(times), dtype=bool)
+        starts[offsets[:-1]] = True
+        # `not <=` instead of `>`, so that a NaN is refused too
+        fallen = np.flatnonzero(~(times[:-1] <= times[1:]) & ~starts[1:]) + 1
+        if np.isnan(times).any():
+            fallen = np.flatnonzero(np.isnan(times))
+        if len(fallen):
+            user = users[int(np.searchsorted(offsets, fallen[0], side="right")) - 1].as_py()
+            raise ValueError(f"Times of user {user!r} are not in order; sort the user's items by time first.")
+
+
+def id_column(values: Sequence[Any], what: str) -> pa.StringArray:
+    """Ids as strings. Whole numbers become strings; everything else is refused."""
+    types = set(map(type, values))
+    if types <= {str}:
+        try:
+            return pa.array(values, pa.string())
+        except UnicodeEncodeError as error:
+            raise ValueError(f"{what} {error.object!r} is not valid UTF-8; correct it.") from error
+    wrong = [kind for kind in types if not issubclass(kind, str | int | np.integer) or kind is bool]
+    if wrong:
+        first = next(value for value in values if type(value) in wrong)
+        raise ValueError(f"Got the {what} {first!r}; expected ids that are text or whole numbers; convert it first.")
+    return pa.array(list(map(str, values)), pa.string())
+
+
+def encode(ids: pa.Array | pa.ChunkedArray) -> tuple[pa.Array, NDArray[np.int32]]:
+    """Distinct ids by first appearance, and the place `(N,)` of each id among them; -1 for a null."""
+    whole = pa.chunked_array([ids]) if isinstance(ids, pa.Array) else ids
+    if not len(whole):
+        return pa.array([], whole.type), np.empty(0, dtype=np.int32)
+    if pa.types.is_dictionary(whole.type):
+        encoded = whole.unify_dictionaries()
+    else:
+        encoded = whole.dictionary_encode()
+    # All chunks share one table of ids, so the last chunk's dictionary is complete
+    indices = pa.concat_arrays([chunk.indices for chunk in encoded.chunks])
+    return encoded.chunks[-1].dictionary, indices.fill_null(-1).to_numpy().astype(np.int32, copy=False)
+
+
+def sorted_codes(ids: pa.Array) -> tuple[pa.StringArray, NDArray[np.int32]]:
+    """Distinct ids `(I,)`, sorted, and the place `(N,)` of each id among them."""
+    distinct, codes = encode(ids)
+    order = pc.array_sort_indices(distinct)
+    return distinct.take(order), places_of(order.to_numpy())[codes]
+
+
+def places_of(chosen: NDArray[Any], size: int | None = None) -> NDArray[np.int32]:
+    """Place in `chosen` of each number below `size`, -1 for others. By default the inverse of a permutation."""
+    places = np.full(len(chosen) if size is None else size, -1, dtype=np.int32)
+    places[chosen] = np.arange(len(chosen), dtype=np.int32)
+    return places
+
+
+def offsets_of(lengths: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Start of each run of the given lengths, one run after another, and the end of the last one."""
+    return np.concatenate([np.zeros(1, dtype=np.int64), np.cumsum(lengths, dtype=np.int64)])
+
+
+@contextmanager
+def _replaced(path: Path) -> Iterator[BinaryIO]:
+    """Open a new file that replaces the old one at the end: the old one may be mapped into memory."""
+    partial = path.with_name(path.name + ".partial")
+    with partial.open("wb") as file:
+        yield file
+    partial.replace(path)
 
 
 def _lengths(columns: Columns) -> dict[str, Any]:

@@ -1,25 +1,19 @@
-"""One way in for interactions of every format: what a path or object is, and who reads it."""
+"""Interactions of every format: which format a path or an object has, and which function reads it."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Collection, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from .columns import MARKER, Columns, load_columns
-from .raw_rows import BadRows, RawRows, to_columns
+from .raw_rows import RawRows, Roles, choose_columns
 from .sequence_rows import PARTS, read_lc_rec, read_mini_one_rec
-from .table_rows import read_hub, read_json_lines, read_parquet, read_table
-from .text_rows import Roles, read_delimited
+from .table_rows import read_hub, read_json_lines, read_parquet
+from .text_rows import read_delimited
 
 
-if TYPE_CHECKING:
-    import pandas as pd
-    import pyarrow as pa
-    from datasets import Dataset
-
-# Where nothing else is said, the first of these names that a source has.
+# Usual names of the columns; the first that a source has counts
 _COLUMNS = {
     "user": ("user", "user_id", "userId", "reviewerID"),
     "item": ("item", "item_id", "itemId", "parent_asin", "asin", "movieId"),
@@ -27,7 +21,7 @@ _COLUMNS = {
     "rating": ("rating", "overall"),
 }
 _MOVIE_LENS = ["user", "item", "rating", "timestamp"]
-# What a folder of each format holds; the first that fits counts.
+# Files by which the format of a folder is known; the first that fits counts
 _IN_FOLDER = {
     "saved": (MARKER,),
     "lc_rec": ("inter.json", "*.inter.json"),
@@ -45,77 +39,18 @@ _BY_NAME = {
     "json_lines": r".*\.jsonl?",
     "parquet": r".*\.parquet",
 }
-_SEQUENCES = ("saved", "lc_rec", "mini_one_rec")
+SEQUENCES = ("saved", "lc_rec", "mini_one_rec")
 FORMATS = (
     "saved", "lc_rec", "mini_one_rec", "recbole", "movielens", "csv", "tsv", "json_lines", "parquet", "hub",
 )  # fmt: skip
 
 
-def read_interactions(
-    source: str | Path | pd.DataFrame | Dataset | pa.Table,
-    *,
-    format: str | None = None,
-    columns: Mapping[str, str] | None = None,
-    time_unit: str | None = None,
-    in_order: bool = False,
-    min_rating: float | None = None,
-    items: Collection[str] | None = None,
-    bad_rows: str = "raise",
-    split: str = "train",
-) -> tuple[Columns, BadRows]:
-    """
-    Read interactions of any format into columns; [`Interactions.load`] lists formats and options.
-
-    Returns:
-        `tuple[Columns, BadRows]`: the interactions, and the rows that were left out.
-    """
-    chosen: list[str] = []  # names of all columns, from which the unit of time follows
-
-    def roles(names: list[str]) -> dict[str, str]:
-        chosen[:] = names
-        return _roles(names, dict(columns or {}), in_order, min_rating is not None)
-
-    if isinstance(source, str | Path):
-        format = _format(source) if format is None else format
+def find_format(source: str | Path, format: str | None = None) -> str:
+    """The given format, or that of a path by the names of its files."""
+    if format is not None:
         if format not in FORMATS:
             raise ValueError(f"Got format={format!r}; expected one of {', '.join(FORMATS)}.")
-        if format in _SEQUENCES and (columns or min_rating is not None or time_unit):
-            raise ValueError(
-                f"{source} ({format}) has no columns, ratings or units to choose; leave those options out."
-            )
-        if format == "saved":
-            return _saved(Path(source), items), BadRows("interactions")
-        rows = _read(source, format, roles, split)
-    else:
-        rows = read_table(source, roles)
-    unit = time_unit or ("ms" if "parent_asin" in chosen else "s")
-    return to_columns(rows, time_unit=unit, min_rating=min_rating, items=items, bad_rows=bad_rows), rows.bad
-
-
-def _roles(names: list[str], columns: dict[str, str], in_order: bool, rated: bool) -> dict[str, str]:
-    """The column of each role that is needed, among columns of the given names."""
-    if unknown := set(columns) - set(_COLUMNS):
-        raise ValueError(f"`columns` names {sorted(unknown)}; expected some of {', '.join(_COLUMNS)}.")
-    bare = {name.split(":")[0]: name for name in reversed(names)}  # RecBole writes `user_id:token`
-    needed = ["user", "item", *([] if in_order else ["time"]), *(["rating"] if rated else [])]
-    roles = {}
-    for role in needed:
-        wanted = (columns[role],) if role in columns else _COLUMNS[role]
-        found = [bare.get(name, name) for name in wanted if name in bare or name in names]
-        if not found:
-            hint = " Or pass in_order=True if each user's rows are in time order already." if role == "time" else ""
-            raise ValueError(
-                f"No column {' or '.join(map(repr, wanted))} among {names}; "
-                f"name yours with columns={{{role!r}: ...}}.{hint}"
-            )
-        roles[role] = found[0]
-    if len(set(roles.values())) < len(roles):
-        raise ValueError(f"One column cannot be two things at once: {roles}; name others with `columns`.")
-    return roles
-
-
-def _format(source: str | Path) -> str:
-    """Format of a path by the names of its files."""
+        return format
     path = Path(source)
     if path.is_dir():
         for format, patterns in _IN_FOLDER.items():
@@ -130,6 +65,45 @@ def _format(source: str | Path) -> str:
                 return format
         raise ValueError(f"{path} has no ending that is known; give `format`, one of {', '.join(FORMATS)}.")
     raise FileNotFoundError(f'There is no file or folder {path}; a data set of the Hub needs format="hub".')
+
+
+def needed_columns(names: list[str], columns: Mapping[str, str], in_order: bool, rated: bool) -> dict[str, str]:
+    """The column of each role that is needed, among columns of the given names."""
+    needed = ["user", "item", *([] if in_order else ["time"]), *(["rating"] if rated else [])]
+    hints = {"time": ", or pass in_order=True if each user's rows are in time order already"}
+    roles = choose_columns(names, columns, _COLUMNS, needed, (), hints)
+    if len(set(roles.values())) < len(roles):
+        raise ValueError(f"One column cannot be two things at once: {roles}; name others with `columns`.")
+    return roles
+
+
+def read_path(source: str | Path, format: str, roles: Roles, split: str) -> RawRows:
+    """Read the rows of a file, a folder or a data set of the Hub in the given format."""
+    path = Path(source)
+    if format == "hub":
+        return read_hub(str(source), roles, split)
+    if format == "lc_rec":
+        return read_lc_rec(_one(path, _IN_FOLDER["lc_rec"]))
+    if format == "mini_one_rec":
+        return read_mini_one_rec(_mini_one_rec_files(path))
+    if format == "parquet":
+        return read_parquet(_find(path, _IN_FOLDER["parquet"]) if path.is_dir() else [path], roles)
+    if format == "movielens":
+        path = _one(path, _IN_FOLDER["movielens"])
+        delimiter = {".dat": "::", ".data": "\t"}.get(Path(path.name.removesuffix(".gz")).suffix)
+        return read_delimited(path, delimiter or ",", roles, _MOVIE_LENS if delimiter else None)
+    if format == "json_lines":
+        return read_json_lines(path, roles)
+    path = _one(path, _IN_FOLDER["recbole"]) if format == "recbole" else path
+    return read_delimited(path, "," if format == "csv" else "\t", roles)
+
+
+def load_saved(folder: Path, items: Collection[str] | None) -> Columns:
+    """Map saved interactions into memory; a `ValueError` names an item that is not in `items`."""
+    columns = load_columns(folder)
+    if items is not None and (unknown := set(columns.items.to_pylist()) - set(items)):
+        raise ValueError(f"{len(unknown)} items of {folder} are unknown, such as {min(unknown)!r}; filter them out.")
+    return columns
 
 
 def _find(folder: Path, patterns: tuple[str, ...]) -> list[Path]:
@@ -149,37 +123,6 @@ def _one(path: Path, patterns: tuple[str, ...]) -> Path:
     if len(found) > 1:
         raise ValueError(f"{path} holds {', '.join(file.name for file in found)}; expected one; name the file itself.")
     return found[0]
-
-
-def _read(source: str | Path, format: str, roles: Roles, split: str) -> RawRows:
-    path = Path(source)
-    if format == "hub":
-        return read_hub(str(source), roles, split)
-    if format == "lc_rec":
-        return read_lc_rec(_one(path, _IN_FOLDER["lc_rec"]))
-    if format == "mini_one_rec":
-        return read_mini_one_rec(_mini_one_rec_files(path))
-    if format == "parquet":
-        return read_parquet(_find(path, _IN_FOLDER["parquet"]) if path.is_dir() else [path], roles)
-    if format == "movielens":
-        path = _one(path, _IN_FOLDER["movielens"])
-        delimiter = {".dat": "::", ".data": "\t"}.get(Path(path.name.removesuffix(".gz")).suffix)
-        return (
-            read_delimited(path, ",", roles)
-            if delimiter is None
-            else read_delimited(path, delimiter, roles, _MOVIE_LENS)
-        )
-    if format == "json_lines":
-        return read_json_lines(path, roles)
-    path = _one(path, _IN_FOLDER["recbole"]) if format == "recbole" else path
-    return read_delimited(path, "," if format == "csv" else "\t", roles)
-
-
-def _saved(folder: Path, items: Collection[str] | None) -> Columns:
-    columns = load_columns(folder)
-    if items is not None and (unknown := set(columns.items.to_pylist()) - set(items)):
-        raise ValueError(f"{len(unknown)} items of {folder} are unknown, such as {min(unknown)!r}; filter them out.")
-    return columns
 
 
 def _mini_one_rec_files(folder: Path) -> dict[str, Path]:

@@ -1,4 +1,4 @@
-"""User histories in time order: holding, cleaning and splitting them as columns."""
+"""User histories in time order: load, clean and split them."""
 
 from __future__ import annotations
 
@@ -9,12 +9,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
+import pyarrow.compute as pc
 
-from .cleaning import DropRepeats, core, keep
+from .cleaning import DropRepeats, core, moment, not_repeated, timed, within
 from .columns import Columns, check_order, id_column, offsets_of, save_columns, sorted_codes
-from .interaction_files import read_interactions
-from .raw_rows import BadRows
+from .interaction_files import SEQUENCES, find_format, load_saved, needed_columns, read_path
+from .raw_rows import BadRows, to_columns
 from .splits import LazyRows, Splits, global_time, leave_one_out
+from .table_rows import read_table
 
 
 if TYPE_CHECKING:
@@ -27,19 +29,19 @@ class Interactions:
     """
     Item sequences of users, oldest item first.
 
-    They are held as columns, about a dozen bytes an interaction; lists of strings are made only for what is looked at.
+    They are held as columns, about twelve bytes an interaction. Lists of strings are made when they are asked for.
 
     Args:
         users (`Sequence[str]`): Distinct user ids.
-        sequences (`Sequence[Sequence[str]]`): Item ids of each user in time order; none is empty.
+        sequences (`Sequence[Sequence[str]]`): Item ids of each user in time order, at least one for each user.
         timestamps (`Sequence[Sequence[float]]`, *optional*): Times of the same interactions, non-decreasing within a
-            user, in any one unit (seconds where they were read from dates or from a known format). Needed by
-            [`~Interactions.global_time`], date windows and exact duplicates alone.
+            user, in one unit of any kind (seconds if they are read from dates or a known format). Only
+            [`~Interactions.global_time`], date windows and exact duplicates need them.
 
     Attributes:
-        columns ([`~data.columns.Columns`]): The arrays behind it: `users`, `items`, `item_codes`, `offsets`, `times`.
-        bad_rows (`BadRows`): What [`~Interactions.load`] left out with `bad_rows="drop"`: `counts` by kind and the
-            line `numbers` of each kind.
+        columns ([`~data.columns.Columns`]): The arrays `users`, `items`, `item_codes`, `offsets` and `times`.
+        bad_rows (`BadRows`): Rows that [`~Interactions.load`] left out with `bad_rows="drop"`: `counts` by kind, and
+            the line `numbers` of each kind.
 
     Raises:
         ValueError: For lists of different lengths, repeated users, users without items, ids that are neither text nor
@@ -85,7 +87,7 @@ class Interactions:
 
     @classmethod
     def _from_columns(cls, columns: Columns, bad_rows: BadRows | None = None) -> Interactions:
-        """Columns that are known to fit together."""
+        """Interactions of columns that are known to fit together."""
         interactions = cls.__new__(cls)
         interactions.columns = columns
         interactions.bad_rows = BadRows("interactions") if bad_rows is None else bad_rows
@@ -135,53 +137,55 @@ class Interactions:
 
         Args:
             source (`str`, `Path`, `pandas.DataFrame`, [`datasets.Dataset`] or `pyarrow.Table`): What to read.
-            format (`str`, *optional*): One of the above. Without it the names of the files decide; `"hub"` is never
-                guessed.
+            format (`str`, *optional*): One of the above. By default it follows from the names of the files; `"hub"`
+                must be given.
             columns (`Mapping[str, str]`, *optional*): Names of the columns `"user"`, `"item"`, `"time"` and
-                `"rating"`, those that differ from the usual: user, user_id, userId, reviewerID; item, item_id, itemId,
-                parent_asin, asin, movieId; timestamp, time, unixReviewTime, date; rating, overall.
+                `"rating"`. Needed where they differ from the usual: user, user_id, userId, reviewerID; item, item_id,
+                itemId, parent_asin, asin, movieId; timestamp, time, unixReviewTime, date; rating, overall.
             time_unit (`str`, *optional*): Unit of times that are numbers: `"s"`, `"ms"`, `"us"` or `"ns"`; they become
-                seconds. Without it `"ms"` for a source that has a column `parent_asin` (Amazon 2023), otherwise `"s"`.
+                seconds. Defaults to `"ms"` for a source with a column `parent_asin` (Amazon 2023), otherwise to `"s"`.
             in_order (`bool`, *optional*, defaults to `False`): The rows of each user are in time order already; no
                 column of times is read.
-            min_rating (`float`, *optional*): Least rating to keep.
-            items (`Collection[str]`, *optional*): The items there are, such as `catalog.item_ids`; a row of another is
-                bad.
-            bad_rows (`str`, *optional*, defaults to `"raise"`): `"raise"` stops at rows that lack a user, item or
-                time, hold a wrong type, are no line of the format, or name an unknown item. `"drop"` goes on without
-                them, logs how many of each kind there were, and keeps their line numbers in `bad_rows` of the result.
+            min_rating (`float`, *optional*): Minimum rating to keep.
+            items (`Collection[str]`, *optional*): All known items, such as `catalog.item_ids`; a row of another item
+                is bad.
+            bad_rows (`str`, *optional*, defaults to `"raise"`): `"raise"` refuses rows without a user, item or time,
+                of a wrong type or format, or of an unknown item. `"drop"` leaves them out, logs how many there are of
+                each kind, and keeps their line numbers in `bad_rows` of the result.
             split (`str`, *optional*, defaults to `"train"`): Split of a data set of the Hub.
 
         Raises:
-            FileNotFoundError: If there is nothing of that name.
+            FileNotFoundError: If the source does not exist.
             ValueError: For bad rows, with their number by kind and the first line numbers of each; for a missing
                 column; for a file of another format.
         """
-        read = read_interactions(
-            source,
-            format=format,
-            columns=columns,
-            time_unit=time_unit,
-            in_order=in_order,
-            min_rating=min_rating,
-            items=items,
-            bad_rows=bad_rows,
-            split=split,
-        )
-        return cls._from_columns(*read)
+        names: list[str] = []
+
+        def roles(found: list[str]) -> dict[str, str]:
+            names[:] = found
+            return needed_columns(found, columns or {}, in_order, min_rating is not None)
+
+        if isinstance(source, str | Path):
+            format = find_format(source, format)
+            if format in SEQUENCES and (columns or min_rating is not None or time_unit):
+                raise ValueError(f"{source} ({format}) has no columns, ratings or units; leave those options out.")
+            if format == "saved":
+                return cls._from_columns(load_saved(Path(source), items))
+            rows = read_path(source, format, roles, split)
+        else:
+            rows = read_table(source, roles)
+        unit = time_unit or ("ms" if "parent_asin" in names else "s")
+        read = to_columns(rows, time_unit=unit, min_rating=min_rating, items=items, bad_rows=bad_rows)
+        return cls._from_columns(read, rows.bad)
 
     @classmethod
     def from_lc_rec(cls, folder: str | Path) -> Interactions:
         """
-        Read a data folder in LC-Rec's format.
+        Read a data folder in LC-Rec's format: `load(folder, format="lc_rec")`.
 
         Args:
-            folder (`str` or `Path`): Holds one file `inter.json` or `<name>.inter.json`, optionally gzipped, of the
-                form `{user: [item, ...]}` in time order.
-
-        Raises:
-            FileNotFoundError: If the folder holds no such file.
-            ValueError: If it holds several, or the file has another form.
+            folder (`str` or `Path`): Folder with one file `inter.json` or `<name>.inter.json`, optionally gzipped, of
+                the form `{user: [item, ...]}` in time order.
         """
         return cls.load(folder, format="lc_rec")
 
@@ -190,26 +194,18 @@ class Interactions:
         cls, frame: pd.DataFrame, user: str = "user", item: str = "item", timestamp: str = "timestamp"
     ) -> Interactions:
         """
-        Group a table of interactions by user and sort each user's by time; ties keep the order of the table.
+        Read a table of one interaction a row: `load(frame, columns={"user": user, "item": item, "time": timestamp})`.
 
         Args:
-            frame (`pandas.DataFrame`): One row an interaction.
+            frame (`pandas.DataFrame`): The table.
             user (`str`, *optional*, defaults to `"user"`): Column of user ids.
             item (`str`, *optional*, defaults to `"item"`): Column of item ids.
             timestamp (`str`, *optional*, defaults to `"timestamp"`): Column of times, numbers or dates.
-
-        Raises:
-            ValueError: For a missing column, a missing value, or ids read as floats.
         """
         return cls.load(frame, columns={"user": user, "item": item, "time": timestamp})
 
     def save(self, directory: str | Path) -> None:
-        """
-        Write the columns to a folder, from which [`~Interactions.load`] maps them into memory instead of reading them.
-
-        Args:
-            directory (`str` or `Path`): Made if it does not exist.
-        """
+        """Write the columns to a folder, from which [`~Interactions.load`] maps them into memory."""
         save_columns(directory, self.columns)
 
     def __len__(self) -> int:
@@ -234,18 +230,34 @@ class Interactions:
 
     @property
     def sequences(self) -> Sequence[list[str]]:
-        """Item ids of each user, oldest first; a list is made when it is asked for."""
+        """Item ids of each user, oldest first. Each list is made when it is asked for."""
         return LazyRows(partial(_sequence, self.columns), range(len(self)))
 
     @property
     def timestamps(self) -> Sequence[list[float]] | None:
-        """Times of each user's interactions; a list is made when it is asked for."""
+        """Times of each user's interactions. Each list is made when it is asked for."""
         return None if self.columns.times is None else LazyRows(partial(_times, self.columns), range(len(self)))
 
     @property
     def num_interactions(self) -> int:
-        """Number of user-item pairs in time order, repeats included."""
+        """Number of interactions, repeats included."""
         return len(self.columns.item_codes)
+
+    def history(self, user: str) -> list[str]:
+        """
+        Item ids of one user, oldest first. It takes milliseconds, since no list of all users is made.
+
+        Raises:
+            ValueError: For an unknown user.
+        """
+        columns = self.columns
+        row = pc.index(columns.users, str(user)).as_py()
+        if row < 0:
+            raise ValueError(
+                f"Got the user {user!r}, who is not among the {len(self)} users. Ids look like "
+                f"{', '.join(map(repr, columns.users[:3].to_pylist()))}; give one of them."
+            )
+        return columns.items.take(columns.item_codes[columns.offsets[row] : columns.offsets[row + 1]]).to_pylist()  # type: ignore[no-any-return]
 
     def filter(
         self,
@@ -258,47 +270,56 @@ class Interactions:
         max_items: int | None = None,
     ) -> Interactions:
         """
-        Keep what is named; compare `len` and `num_interactions` with the original to see what went.
+        Keep the interactions that meet all conditions; the result is a new object.
 
-        Applied in this order: `items`, `users` and the date window; then `drop_repeats`; then `max_items`; then
-        `min_items`.
+        The order is: `items`, `users` and the date window; then `drop_repeats`; then `max_items`; then `min_items`.
 
         Args:
             items (`Collection[str]`, *optional*): Items to keep, for example those that have a title.
             users (`Collection[str]`, *optional*): Users to keep.
-            min_items (`int`, *optional*, defaults to `1`): Least number of interactions a user must have, counted
-                after everything else has been removed.
-            drop_repeats (`bool` or `str`, *optional*, defaults to `False`): `"consecutive"` (or `True`) counts an item
-                that directly follows itself once; `"exact"` keeps one of the interactions that agree in user, item and
-                time; `"keep_first"` and `"keep_last"` keep one interaction of each user with each item.
-            start (`float` or `str`, *optional*): First moment of the date window, itself inside: a number in the unit
-                of `timestamps`, or an ISO date (midnight UTC unless it says otherwise).
-            end (`float` or `str`, *optional*): First moment after the date window, itself outside.
-            max_items (`int`, *optional*): Keep a user's latest so many interactions.
+            min_items (`int`, *optional*, defaults to `1`): Minimum number of interactions of a user, counted after
+                everything else has been removed.
+            drop_repeats (`bool` or `str`, *optional*, defaults to `False`): `"consecutive"` (or `True`) drops an item
+                that directly follows itself; `"exact"` keeps one of the interactions with equal user, item and time;
+                `"keep_first"` and `"keep_last"` keep one interaction of each user with each item.
+            start (`float` or `str`, *optional*): Inclusive start of the date window: a number in the unit of
+                `timestamps`, or an ISO date (midnight UTC unless it names another time or zone).
+            end (`float` or `str`, *optional*): Exclusive end of the date window.
+            max_items (`int`, *optional*): Maximum number of interactions of a user; the latest are kept.
 
         Raises:
             ValueError: For a date window or exact repeats without timestamps, or limits below 1.
         """
         if min_items < 1 or (max_items is not None and max_items < 1):
             raise ValueError(f"Got min_items={min_items} and max_items={max_items}; expected at least 1.")
-        kept = keep(
-            self.columns,
-            items=items,
-            users=users,
-            min_items=min_items,
-            drop_repeats=drop_repeats,
-            start=start,
-            end=end,
-            max_items=max_items,
-        )
-        return Interactions._from_columns(self.columns.select(kept))
+        columns, num_users = self.columns, len(self)
+        mask = np.ones(self.num_interactions, dtype=bool)
+        if items is not None:
+            mask &= within(columns.items, items)[columns.item_codes]
+        if users is not None:
+            mask &= np.repeat(within(columns.users, users), np.diff(columns.offsets))
+        if start is not None:
+            mask &= timed(columns.times) >= moment(start, columns.times)
+        if end is not None:
+            mask &= timed(columns.times) < moment(end, columns.times)
+        kept = np.flatnonzero(mask)
+        rows = columns.user_rows()[kept]
+        times = None if columns.times is None else columns.times[kept]
+        unrepeated = not_repeated(rows, columns.item_codes[kept], times, drop_repeats)
+        kept, rows = kept[unrepeated], rows[unrepeated]
+        if max_items is not None:
+            ends = np.cumsum(np.bincount(rows, minlength=num_users))  # (U,)
+            latest = np.arange(len(kept)) >= ends[rows] - max_items
+            kept, rows = kept[latest], rows[latest]
+        kept = kept[(np.bincount(rows, minlength=num_users) >= min_items)[rows]]
+        return Interactions._from_columns(columns.select(kept))
 
     def k_core(self, k: int) -> Interactions:
         """
-        Remove users and items with fewer than `k` interactions, again and again until none is left.
+        Remove users and items with fewer than `k` interactions, repeatedly, until there are none.
 
         Args:
-            k (`int`): Least number of interactions of every remaining user and item.
+            k (`int`): Minimum number of interactions of every remaining user and item.
 
         Raises:
             ValueError: If nothing remains.
@@ -310,12 +331,12 @@ class Interactions:
 
     def leave_one_out(self, short_users: Literal["refuse", "train"] = "refuse") -> Splits:
         """
-        Ask each user's last item in test and the one before it in validation; train on the rest.
+        Split each user's sequence: the last item is for test, the one before it for validation, the rest for training.
 
         Args:
-            short_users (`str`, *optional*, defaults to `"refuse"`): What to do with users of one or two items, for
-                whom nothing would be left to train on: `"refuse"` raises; `"train"` trains on all their items and
-                lists them in `users_without_test`.
+            short_users (`str`, *optional*, defaults to `"refuse"`): Treatment of users with one or two items, of whom
+                nothing would be left for training. `"refuse"` raises an error. `"train"` puts all their items into
+                training and their ids into `users_without_test`.
 
         Raises:
             ValueError: If there are short users and `short_users="refuse"`.
@@ -331,17 +352,18 @@ class Interactions:
         test_share: float | None = None,
     ) -> Splits:
         """
-        Split everyone at the same two moments, so that no training interaction is later than a question.
+        Split all users at the same two moments, so that no training interaction is later than a question.
 
-        Every interaction from a moment on is asked, with all of the user's earlier interactions as history. Give two
-        moments, or two shares of all interactions; those of one moment stay together, so a share may come out larger.
+        Every interaction from `validation_start` on becomes a question, with all of the user's earlier interactions as
+        history. Give two moments, or two shares of all interactions. Interactions of one moment stay together, so a
+        share may come out larger.
 
         Args:
-            validation_start (`float` or `str`, *optional*): First moment of validation, in the unit of `timestamps` or
-                as an ISO date (midnight UTC unless it says otherwise).
-            test_start (`float` or `str`, *optional*): First moment of test.
+            validation_start (`float` or `str`, *optional*): Inclusive start of validation, in the unit of `timestamps`
+                or as an ISO date (midnight UTC unless it names another time or zone).
+            test_start (`float` or `str`, *optional*): Inclusive start of test.
             validation_share (`float`, *optional*): Share of the interactions in validation, such as 0.1.
-            test_share (`float`, *optional*): Share of the interactions in test, the latest ones.
+            test_share (`float`, *optional*): Share of the interactions in test, which are the latest.
 
         Raises:
             ValueError: Without timestamps, if the moments are out of order, or if a split would be empty.

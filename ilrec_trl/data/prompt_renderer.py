@@ -2,217 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 from os.path import commonprefix
-from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
 from .prompt_templates import PromptTemplate, TemplateSource, load_templates
+from .prompt_tokens import Prompt, tokenize_prompts, tokenize_rows
 
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-# Rows that are tokenized whole to see whether sums of item lengths are right, and rows tokenized at once.
-TRIED_ROWS, BATCH_ROWS = 256, 4096
-
-
-def tokenize_rows(
-    tokenizer: PreTrainedTokenizerBase,
-    prompts: Sequence[Prompt],
-    completions: Sequence[Prompt] | None = None,
-    chat_template_kwargs: dict[str, Any] | None = None,
-) -> list[list[int]]:
-    """
-    Token ids as [`~trl.SFTTrainer`] makes them: of prompts alone, with the generation prompt of a conversation; or of
-    prompts with their completions, with the end-of-sequence token after a text.
-    """
-    end = tokenizer.eos_token or ""
-    rows: list[list[int]] = []
-    for start in range(0, len(prompts), BATCH_ROWS):
-        batch: list[Any] = list(prompts[start : start + BATCH_ROWS])
-        if completions is not None:
-            after = completions[start : start + BATCH_ROWS]
-            batch = [prompt + completion for prompt, completion in zip(batch, after, strict=True)]
-        if batch and not isinstance(batch[0], str):
-            options = {"add_generation_prompt": completions is None, **(chat_template_kwargs or {})}
-            output: Any = tokenizer.apply_chat_template(batch, tokenize=True, return_dict=True, **options)
-        else:
-            whole = [text if completions is None or text.endswith(end) else text + end for text in batch]
-            output = tokenizer(text=whole)
-        rows += output["input_ids"]
-    return rows
-
-
-class PromptLengths:
-    """
-    Lengths in tokens of the rows that one template gives.
-
-    A row is as long as its parts, an item's share being what it adds between two others. Whether that is so depends
-    on template and tokenizer: it is tried on rows tokenized whole, the longest among them, and where one differs every
-    row is tokenized whole instead, which is slower and always right.
-
-    Args:
-        renderer ([`PromptRenderer`]): With a tokenizer, and catalogues that list their items.
-        variant (`int`): Which of its templates.
-    """
-
-    def __init__(self, renderer: PromptRenderer, variant: int) -> None:
-        assert renderer.tokenizer is not None
-        self.renderer = renderer
-        self.variant = variant
-        self.tokenizer = renderer.tokenizer
-        self.items: list[str] = renderer.catalog.item_ids  # type: ignore[attr-defined]
-        self.targets: list[str] = (renderer.targets or renderer.catalog).item_ids  # type: ignore[attr-defined]
-        self.is_sum = True
-        # What each item adds, and what a row with the longest target has besides
-        self._added: dict[str, int] = {}
-        self._around = 0
-
-    def fitting(self, histories: Sequence[Sequence[str]], max_length: int) -> list[int]:
-        """How many of the newest items of each history fit with the longest target; at least one."""
-        if all(len(history) == 1 for history in histories):
-            return [1] * len(histories)
-        counts = self._fitting_by_sum(histories, max_length) if self.is_sum else None
-        if counts is None or not self._is_right(histories, counts):
-            self.is_sum = False
-            counts = self._fitting_by_measure(histories, max_length)
-        return counts
-
-    def refuse_longer(self, rows: Sequence[tuple[str, list[str], str]], max_length: int) -> None:
-        """Refuse a row of a single item of history that is too long with its own target; (row, history, target)."""
-        room = max_length - self._around
-        sure = {item for item, added in self._added.items() if added <= room} if self.is_sum else set()
-        suspects = [row for row in rows if len(row[1]) == 1 and row[1][0] not in sure]
-        lengths = self._measure([history for _, history, _ in suspects], [target for _, _, target in suspects])
-        for (name, history, target), length in zip(suspects, lengths, strict=True):
-            if length > max_length:
-                raise ValueError(
-                    f"{name}: item {target!r} after a history of one item ({history[0]!r}) takes {length} "
-                    f"tokens, more than max_length={max_length}, and neither is ever cut. Set max_length to at least "
-                    f"{length}, shorten the texts, or remove the item."
-                )
-
-    def check_end(self) -> None:
-        """
-        Try with every item that can be asked whether the tokens of a prompt, and of its chat template, are those that
-        stand before the item in a row to train on.
-
-        Raises:
-            ValueError: If tokens join across the border, or the chat template puts more between prompt and item.
-        """
-        renderer = self.renderer
-        prompt: Any = renderer.as_prompt(renderer.render(self._short[:1], self.variant))
-        if renderer.conversational:
-            completion = renderer.as_completion(renderer.target_texts[self.targets[0]])
-            _check_chat_template(self.tokenizer, prompt, completion, renderer.chat_template_kwargs or {})
-        [before] = tokenize_rows(self.tokenizer, [prompt], None, renderer.chat_template_kwargs)
-        for target, row in zip(self.targets, self._target_rows, strict=True):
-            if row[: len(before)] != before:
-                joined = len(commonprefix([before, row]))
-                raise ValueError(
-                    f"{renderer.templates[self.variant].name} ends a prompt with {str(prompt)[-20:]!r}, which the "
-                    f"tokenizer joins with the start of {renderer.target_texts[target][:40]!r} (item {target!r}) as "
-                    f"{self.tokenizer.decode(row[joined : joined + 1])!r}: the model would be asked after other "
-                    "tokens than it was trained on. End the template with a new line."
-                )
-
-    @cached_property
-    def longest(self) -> str:
-        """The item of most tokens among all that can be asked, which every prompt leaves room for."""
-        if self.variant:
-            return self.renderer.lengths[0].longest
-        return self.targets[max(range(len(self.targets)), key=lambda row: len(self._target_rows[row]))]
-
-    @cached_property
-    def _short(self) -> list[str]:
-        """An item of few tokens, to measure others between."""
-        return [min(self.items, key=lambda item: len(self.renderer.texts[item]))] * 2
-
-    @cached_property
-    def _target_rows(self) -> list[list[int]]:
-        """Token ids of each target after one short history."""
-        return self._tokenize([self._short[:1]] * len(self.targets), self.targets)
-
-    def _tokenize(self, histories: Sequence[Sequence[str]], targets: Sequence[str]) -> list[list[int]]:
-        renderer = self.renderer
-        prompts = [renderer.as_prompt(renderer.render(history, self.variant)) for history in histories]
-        completions = [renderer.as_completion(renderer.target_texts[target]) for target in targets]
-        return tokenize_rows(self.tokenizer, prompts, completions, renderer.chat_template_kwargs)
-
-    def _measure(self, histories: Sequence[Sequence[str]], targets: Sequence[str]) -> list[int]:
-        """Lengths of whole rows, tokenized: histories, and the item asked after each."""
-        return list(map(len, self._tokenize(histories, targets)))
-
-    def _fitting_by_sum(self, histories: Sequence[Sequence[str]], max_length: int) -> list[int]:
-        self._measure_items({item for history in histories for item in history})
-        counts = []
-        for history in histories:
-            lengths = [self._added[item] for item in history]
-            left, first = max_length - self._around - sum(lengths), 0
-            while left < 0 and first < len(lengths) - 1:
-                left += lengths[first]
-                first += 1
-            counts.append(len(lengths) - first)
-        return counts
-
-    def _measure_items(self, items: set[str]) -> None:
-        first, last = self._short
-        new = sorted((items | {first}) - self._added.keys())
-        target = min(self.targets, key=lambda item: len(self.renderer.target_texts[item]))
-        pair, *lengths = self._measure(
-            [self._short, *([first, item, last] for item in new)], [target] * (len(new) + 1)
-        )
-        self._added |= {item: length - pair for item, length in zip(new, lengths, strict=True)}
-        self._around = self._measure([self._short], [self.longest])[0] - 2 * self._added[first]
-
-    def _is_right(self, histories: Sequence[Sequence[str]], counts: list[int]) -> bool:
-        """Whether sums are right for the longest rows and others at even distances, also if one item longer."""
-        longer = [list(h[max(0, len(h) - count - 1) :]) for h, count in zip(histories, counts, strict=True)]
-        sums = np.array([sum(self._added[item] for item in history) for history in longer], dtype=np.int64)
-        even = range(0, len(sums), max(1, len(sums) // TRIED_ROWS))
-        rows = sorted({*np.argsort(-sums)[:TRIED_ROWS].tolist(), *even})
-        tried = [history for row in rows for history in (longer[row], longer[row][-counts[row] :])]
-        expected = [self._around + sum(self._added[item] for item in history) for history in tried]
-        return self._measure(tried, [self.longest] * len(tried)) == expected
-
-    def _fitting_by_measure(self, histories: Sequence[Sequence[str]], max_length: int) -> list[int]:
-        counts = [len(history) for history in histories]
-        unsettled = list(range(len(counts)))
-        while unsettled:
-            shown = [histories[row][len(histories[row]) - counts[row] :] for row in unsettled]
-            lengths = self._measure(shown, [self.longest] * len(unsettled))
-            too_long = [row for row, length in zip(unsettled, lengths, strict=True) if length > max_length]
-            unsettled = [row for row in too_long if counts[row] > 1]
-            for row in unsettled:
-                counts[row] -= 1
-        return counts
-
-
-def _check_chat_template(
-    tokenizer: PreTrainedTokenizerBase, prompt: Any, completion: Any, kwargs: dict[str, Any]
-) -> None:
-    options = {"tokenize": False, **kwargs}
-    asked = str(tokenizer.apply_chat_template(prompt, add_generation_prompt=True, **options))
-    trained = str(tokenizer.apply_chat_template(prompt + completion, **options))
-    if not trained.startswith(asked + completion[0]["content"]):
-        shared = len(commonprefix([asked, trained]))
-        raise ValueError(
-            f"The chat template ends a prompt to recommend for with {asked[-60:]!r}, but in training goes on after "
-            f"{trained[:shared][-20:]!r} with {trained[shared : shared + 60]!r}: the model would be asked after "
-            "another text than it was trained on. Templates of thinking models do that unless told not to: give "
-            "`chat_template_kwargs`, for Qwen3 {'enable_thinking': False}, here and to `recommend`."
-        )
-
-
-Prompt: TypeAlias = str | list[dict[str, str]]
+TRIED_ROWS = 256  # rows that are tokenized whole to check that sums of item lengths are right
 
 
 class ItemTexts(Protocol):
-    """What a catalogue must offer here; [`ItemCatalog`] does. With `max_length` it has `item_ids` too."""
+    """What the renderer needs of a catalogue, such as [`ItemCatalog`]. With `max_length` it needs `item_ids` too."""
 
     def text(self, item_id: str) -> str:
         """Text of an item, its title or its semantic-ID tokens in a row."""
@@ -223,27 +32,27 @@ class PromptRenderer:
     """
     Turns histories into prompts.
 
-    A prompt depends on the history alone, never on the target, so that what a model is asked in training is what it is
-    asked afterwards. Pass one renderer to [`next_item_dataset`] and [`sequence_dataset`], and its `prompts(histories)`
-    to [`recommend`].
+    A prompt depends on the history alone, never on the target, so that a model is asked the same in training and
+    afterwards. Pass one renderer to [`next_item_dataset`] and [`sequence_dataset`], and its `prompts(histories)` to
+    [`recommend`].
 
     Args:
         catalog ([`ItemCatalog`]): Gives the texts of the items in the history. Any object with `text(item_id)` does.
         targets ([`ItemCatalog`], *optional*): Gives the texts of the completions; `catalog` by default.
         template (`str`, `Path` or a list of these, *optional*): Jinja text, shipped name, file or folder, see
-            [`load_templates`]. Of several, prompts to recommend for use the first. Defaults to the bare items for
-            semantic IDs and to one introducing line for titles.
+            [`load_templates`]. Where there are several, prompts to recommend for use the first. Defaults to the bare
+            items for semantic IDs and to one introducing line for titles.
         separator (`str`, *optional*): Text after every item. Defaults to nothing for semantic IDs and a new line
             otherwise.
-        max_history (`int`, *optional*, defaults to `20`): Number of items a prompt shows at most; the oldest are
-            dropped.
+        max_history (`int`, *optional*, defaults to `20`): Maximum number of items in a prompt; the oldest are dropped.
         conversational (`bool`, *optional*, defaults to `False`): Give prompts as lists of chat messages.
         system_prompt (`str`, *optional*): First message of every conversation.
         chat_template_kwargs (`dict`, *optional*): For the chat template, for instance `{"enable_thinking": False}`.
-        tokenizer ([`~transformers.PreTrainedTokenizerBase`], *optional*): The language model's. With it, that prompts
-            end where a token ends is tried with every item instead of read off the template.
-        max_length (`int`, *optional*): Tokens that a prompt with the longest item of the catalogue, chat template and
-            end token included, has at most; the oldest items are dropped. Needs `tokenizer`.
+        tokenizer ([`~transformers.PreTrainedTokenizerBase`], *optional*): The language model's. With it, every item is
+            tokenized after a prompt to check that no token crosses the end of the prompt. Without it, only the text of
+            the template is checked.
+        max_length (`int`, *optional*): Maximum number of tokens of a prompt with the longest item of the catalogue,
+            chat template and end token included; the oldest items are dropped. Needs `tokenizer`.
 
     Raises:
         ValueError: If a template cannot be used, or does not end where a token ends; or for options that need others.
@@ -324,20 +133,61 @@ class PromptRenderer:
 
     @cached_property
     def lengths(self) -> list[PromptLengths]:
-        """Lengths of the prompts of each template, in tokens."""
-        return [PromptLengths(self, variant) for variant in range(len(self.templates))]
+        """Lengths in tokens of the rows of each template."""
+        short_target = min(self._target_ids, key=lambda item: len(self.target_texts[item]))
+        return [
+            PromptLengths(partial(self._tokenize, variant), self._short_item, short_target, self._longest_target)
+            for variant in range(len(self.templates))
+        ]
+
+    @cached_property
+    def _short_item(self) -> str:
+        return min(self.catalog.item_ids, key=lambda item: len(self.texts[item]))  # type: ignore[attr-defined]
+
+    @property
+    def _target_ids(self) -> list[str]:
+        return (self.targets or self.catalog).item_ids  # type: ignore[attr-defined]
+
+    def _tokenize(self, variant: int, histories: Sequence[Sequence[str]], targets: Sequence[str]) -> list[list[int]]:
+        """Token ids of whole rows: each history as a prompt, and the item after it."""
+        assert self.tokenizer is not None
+        prompts = [self.as_prompt(self.render(history, variant)) for history in histories]
+        completions = [self.as_completion(self.target_texts[target]) for target in targets]
+        return tokenize_rows(self.tokenizer, prompts, completions, self.chat_template_kwargs)
 
     def _check_ends(self) -> None:
+        """Refuse templates after which an item would have other tokens in training than when it is asked for."""
         ends: dict[str, int] = {}
         for variant, each in enumerate(self.templates):
             ends.setdefault(each.render(["item"], self.after_item)[-40:], variant)
         if self.tokenizer is not None and self._lists_items():
             # In a conversation all prompts end as the chat template does
             for variant in [0] if self.conversational else ends.values():
-                self.lengths[variant].check_end()
+                self._check_end_with_every_target(variant)
         elif not self.conversational and _kind(self.targets or self.catalog) == "titles":
             for end, variant in ends.items():
                 _check_end(self.templates[variant].name, end, self.after_item)
+
+    def _check_end_with_every_target(self, variant: int) -> None:
+        assert self.tokenizer is not None
+        prompt: Any = self.as_prompt(self.render([self._short_item], variant))
+        targets = self._target_ids
+        if self.conversational:
+            completion = self.as_completion(self.target_texts[targets[0]])
+            _check_chat_template(self.tokenizer, prompt, completion, self.chat_template_kwargs or {})
+        [before] = tokenize_prompts(self.tokenizer, [prompt], self.chat_template_kwargs)
+        rows = self._tokenize(variant, [[self._short_item]] * len(targets), targets)
+        for target, row in zip(targets, rows, strict=True):
+            if row[: len(before)] != before:
+                joined = len(commonprefix([before, row]))
+                raise ValueError(
+                    f"{self.templates[variant].name} ends a prompt with {str(prompt)[-20:]!r}, which the tokenizer "
+                    f"joins with the start of {self.target_texts[target][:40]!r} (item {target!r}) as "
+                    f"{self.tokenizer.decode(row[joined : joined + 1])!r}: the model would be asked after other "
+                    "tokens than it was trained on. End the template with a new line."
+                )
+        if not variant:
+            self._longest_target = targets[max(range(len(targets)), key=lambda place: len(rows[place]))]
 
     def _lists_items(self) -> bool:
         return all(hasattr(catalog, "item_ids") for catalog in (self.catalog, self.targets or self.catalog))
@@ -362,6 +212,112 @@ class PromptRenderer:
             raise ValueError(
                 "The tokenizer has no chat template, which conversations need. Set it, or use plain text."
             )
+
+
+class PromptLengths:
+    """
+    Lengths in tokens of the rows of one template, and how many items of a history fit.
+
+    A row is taken to be as long as its parts together, where an item counts as many tokens as it adds between two
+    others. Whether that is right depends on template and tokenizer, so it is checked on rows that are tokenized whole,
+    the longest among them. If a single one differs, every row is tokenized whole instead, which is slower and always
+    right.
+
+    Args:
+        tokenize (`Callable`): Gives the token ids of whole rows, from histories and the target after each.
+        short_item (`str`): An item of few tokens; other items are measured between two of it.
+        short_target (`str`): A target of few tokens; items are measured before it.
+        longest_target (`str`): The target of most tokens, which every prompt leaves room for.
+    """
+
+    def __init__(
+        self,
+        tokenize: Callable[[Sequence[Sequence[str]], Sequence[str]], list[list[int]]],
+        short_item: str,
+        short_target: str,
+        longest_target: str,
+    ) -> None:
+        self._tokenize = tokenize
+        self._short_item, self._short_target, self._longest_target = short_item, short_target, longest_target
+        self.is_sum = True
+        # Tokens that each item adds, and tokens of a row with the longest target beside its items
+        self._added: dict[str, int] = {}
+        self._around = 0
+
+    def fitting(self, histories: Sequence[Sequence[str]], max_length: int) -> list[int]:
+        """How many of the newest items of each history fit with the longest target; at least one."""
+        if all(len(history) == 1 for history in histories):
+            return [1] * len(histories)
+        counts = self._fitting_by_sum(histories, max_length) if self.is_sum else None
+        if counts is None or not self._is_right(histories, counts):
+            self.is_sum = False
+            counts = self._fitting_by_measure(histories, max_length)
+        return counts
+
+    def refuse_longer(self, rows: Sequence[tuple[str, list[str], str]], max_length: int) -> None:
+        """
+        Refuse rows that are too long with their own target although they show a single item.
+
+        Args:
+            rows (`list[tuple[str, list[str], str]]`): Name of each row for the message, history and target.
+            max_length (`int`): Maximum number of tokens.
+        """
+        room = max_length - self._around
+        sure = {item for item, added in self._added.items() if added <= room} if self.is_sum else set()
+        suspects = [row for row in rows if len(row[1]) == 1 and row[1][0] not in sure]
+        lengths = self._measure([history for _, history, _ in suspects], [target for _, _, target in suspects])
+        for (name, history, target), length in zip(suspects, lengths, strict=True):
+            if length > max_length:
+                raise ValueError(
+                    f"{name}: item {target!r} after a history of one item ({history[0]!r}) takes {length} "
+                    f"tokens, more than max_length={max_length}, and neither is ever cut. Set max_length to at least "
+                    f"{length}, shorten the texts, or remove the item."
+                )
+
+    def _measure(self, histories: Sequence[Sequence[str]], targets: Sequence[str]) -> list[int]:
+        return list(map(len, self._tokenize(histories, targets)))
+
+    def _measure_items(self, items: set[str]) -> None:
+        short = self._short_item
+        new = sorted((items | {short}) - self._added.keys())
+        between = [[short, short], *([short, item, short] for item in new)]
+        pair, *lengths = self._measure(between, [self._short_target] * len(between))
+        self._added |= {item: length - pair for item, length in zip(new, lengths, strict=True)}
+        self._around = self._measure([[short, short]], [self._longest_target])[0] - 2 * self._added[short]
+
+    def _fitting_by_sum(self, histories: Sequence[Sequence[str]], max_length: int) -> list[int]:
+        self._measure_items({item for history in histories for item in history})
+        counts = []
+        for history in histories:
+            lengths = [self._added[item] for item in history]
+            left, first = max_length - self._around - sum(lengths), 0
+            while left < 0 and first < len(lengths) - 1:
+                left += lengths[first]
+                first += 1
+            counts.append(len(lengths) - first)
+        return counts
+
+    def _is_right(self, histories: Sequence[Sequence[str]], counts: list[int]) -> bool:
+        """Whether sums are right for the longest rows and others at even distances, also if one item longer."""
+        longer = [list(h[max(0, len(h) - count - 1) :]) for h, count in zip(histories, counts, strict=True)]
+        sums = np.array([sum(self._added[item] for item in history) for history in longer], dtype=np.int64)
+        even = range(0, len(sums), max(1, len(sums) // TRIED_ROWS))
+        rows = sorted({*np.argsort(-sums)[:TRIED_ROWS].tolist(), *even})
+        tried = [history for row in rows for history in (longer[row], longer[row][-counts[row] :])]
+        expected = [self._around + sum(self._added[item] for item in history) for history in tried]
+        return self._measure(tried, [self._longest_target] * len(tried)) == expected
+
+    def _fitting_by_measure(self, histories: Sequence[Sequence[str]], max_length: int) -> list[int]:
+        counts = [len(history) for history in histories]
+        unsettled = list(range(len(counts)))
+        while unsettled:
+            shown = [histories[row][len(histories[row]) - counts[row] :] for row in unsettled]
+            lengths = self._measure(shown, [self._longest_target] * len(unsettled))
+            too_long = [row for row, length in zip(unsettled, lengths, strict=True) if length > max_length]
+            unsettled = [row for row in too_long if counts[row] > 1]
+            for row in unsettled:
+                counts[row] -= 1
+        return counts
 
 
 class ItemTextCache(dict[str, str]):
@@ -392,6 +348,22 @@ def check_history(row: str, items: Sequence[str], texts: ItemTextCache) -> None:
 
 def _kind(catalog: ItemTexts) -> str:
     return getattr(catalog, "kind", "titles")
+
+
+def _check_chat_template(
+    tokenizer: PreTrainedTokenizerBase, prompt: Any, completion: Any, kwargs: dict[str, Any]
+) -> None:
+    options = {"tokenize": False, **kwargs}
+    asked = str(tokenizer.apply_chat_template(prompt, add_generation_prompt=True, **options))
+    trained = str(tokenizer.apply_chat_template(prompt + completion, **options))
+    if not trained.startswith(asked + completion[0]["content"]):
+        shared = len(commonprefix([asked, trained]))
+        raise ValueError(
+            f"The chat template ends a prompt to recommend for with {asked[-60:]!r}, but in training goes on after "
+            f"{trained[:shared][-20:]!r} with {trained[shared : shared + 60]!r}: the model would be asked after "
+            "another text than it was trained on. Templates of thinking models do that unless told not to: give "
+            "`chat_template_kwargs`, for Qwen3 {'enable_thinking': False}, here and to `recommend`."
+        )
 
 
 def _check_end(name: str, prompt: str, separator: str) -> None:

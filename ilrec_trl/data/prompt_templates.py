@@ -1,4 +1,4 @@
-"""Templates of prompts: Jinja text, shipped or the user's own, and every reason to refuse one when it is loaded."""
+"""Templates of prompts: Jinja text, shipped or the user's own, checked when it is loaded."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ TemplateSource: TypeAlias = str | Path | Sequence[str | Path]
 
 VARIABLES = ("history", "separator", "item")
 
-# Numbers of items that a template is tried with, and what an item's text may hold: nothing of it may change.
+# Lengths of the histories that a template is tried with, and an item's text that must stay as it is
 TRIED_LENGTHS = (1, 2, 3, 60, 200)
 TRIED_ITEM = 'Rock & <Roll> {number}\'s "Pen".'
 
@@ -28,10 +28,10 @@ TRIED_ITEM = 'Rock & <Roll> {number}\'s "Pen".'
 @dataclass(frozen=True)
 class PromptTemplate:
     """
-    One template, tried when it is made.
+    One template. It is tried on histories of several lengths when it is made.
 
     Args:
-        name (`str`): File, or "The template"; for messages.
+        name (`str`): The file, or "The template", for error messages.
         source (`str`): Jinja text with the variables `history` (list of item texts, oldest first) and `separator`
             (text after each); or, for prompts about one item, `item` (its text).
 
@@ -103,7 +103,7 @@ class PromptTemplate:
     def _check_order(self, items: list[str]) -> None:
         try:
             text = self.render(items, "\n")
-        except Exception as error:  # whatever a filter or a method that is called in a template may raise
+        except Exception as error:  # a filter or a method in a template may raise anything
             raise ValueError(f"{self.name} fails for a history of {len(items)} items: {error}") from error
         place = 0
         for number, item in enumerate(items, start=1):

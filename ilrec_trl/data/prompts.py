@@ -1,4 +1,4 @@
-"""Prompt-completion data sets: how a history becomes text, and which items become targets."""
+"""Prompt-completion data sets: one row for each target, or one row for each user sequence."""
 
 from __future__ import annotations
 
@@ -23,24 +23,24 @@ def next_item_dataset(
     **options: Any,
 ) -> Dataset:
     """
-    One row a target: the history is the prompt, the next item the completion.
+    A data set with one row for each target: the history is the prompt, the next item the completion.
 
     Args:
         examples (`Iterable` of [`NextItemExample`]): For example `splits.test` or `splits.train_examples()`.
-        catalog ([`ItemCatalog`] or [`PromptRenderer`]): Gives the items' texts. Any object with `text(item_id)` will
-            do. A renderer brings its own options.
-        seed (`int`, *optional*): Draws one of several templates for each row. Without it, as in evaluation, all rows
-            have the first.
+        catalog ([`ItemCatalog`] or [`PromptRenderer`]): Texts of the items: any object with `text(item_id)`, or a
+            renderer, which has its own options.
+        seed (`int`, *optional*): Seed by which one of several templates is drawn for each row. By default, as in
+            evaluation, all rows use the first template.
         **options: `template`, `separator`, `max_history`, `conversational`, `tokenizer`, `max_length` and the other
             arguments of [`PromptRenderer`].
 
     Returns:
         `datasets.Dataset` with the columns `prompt`, `completion`, `history` (list of the item ids that the prompt
-        shows), `item` (target id) and `user`; and `chat_template_kwargs` where the renderer has some.
+        shows), `item` (target id) and `user`; and `chat_template_kwargs` if the renderer has some.
 
     Raises:
-        ValueError: For an item the catalogue does not know, an empty history, or a target that is too long for
-            `max_length` even with one item of history; with row and user.
+        ValueError: For an unknown item, an empty history, or a target that is too long for `max_length` even after one
+            item of history; names row and user.
 
     Example:
 
@@ -61,33 +61,31 @@ def sequence_dataset(
     sequences: Iterable[UserSequence], catalog: ItemTexts | PromptRenderer, *, seed: int | None = None, **options: Any
 ) -> Dataset:
     """
-    One row a user sequence, in which every item after the user's first is a target exactly once.
+    A data set of whole user sequences, in which every item after the user's first is a target exactly once.
 
-    The text of a row up to a target is the very text that [`next_item_dataset`] would give as prompt for the same
-    history, so that training on whole sequences, many times cheaper, fits prompts of one question each. (Not so in
-    conversations, where the items after the first target are in the assistant's message.)
+    The text of a row up to a target equals the prompt of [`next_item_dataset`] for the same history. A model that is
+    trained on whole sequences, which is many times cheaper, is therefore asked by prompts that it knows. (In
+    conversations this does not hold: items after the first target are in the assistant's message.)
 
-    A sequence whose last target could not see the row's whole history, by `max_history` or `max_length`, becomes
-    several rows. The first shows the user's first item and asks as many of the following as can see it. Every later
-    row shows, as context, half of the items that its first target could see (at least one), and goes on likewise; so
-    no row holds more than `max_history + 1` items.
+    A sequence becomes several rows if `max_history` or `max_length` would hide the start of the row from its last
+    target. The first row shows the user's first item, and its targets are all that can see this item. Each later row
+    shows half of the items that its first target can see, at least one. No row has more than `max_history + 1` items.
 
     Args:
         sequences (`Iterable` of [`UserSequence`]): For example `splits.train`.
         catalog ([`ItemCatalog`] or [`PromptRenderer`]): As in [`next_item_dataset`].
         seed (`int`, *optional*): As in [`next_item_dataset`].
-        **options: Arguments of [`PromptRenderer`]. A longer history may only append to the text that a template gives
-            to a shorter one. For titles pass `separator=tokenizer.eos_token`, here and in [`next_item_dataset`], so
-            that every title in the row ends with that token.
+        **options: Arguments of [`PromptRenderer`]. The template must only append text as the history grows. For titles
+            pass `separator=tokenizer.eos_token`, here and in [`next_item_dataset`], so that every title in the row
+            ends with that token.
 
     Returns:
-        `datasets.Dataset` with the columns `prompt`, `completion`, `history` (list of the item ids in the prompt),
-        `item` (list of target ids; the history of the j-th is `history + item[:j]`) and `user`; and
-        `chat_template_kwargs` where the renderer has some. Users of a single item have no target and no row.
+        `datasets.Dataset` with the columns of [`next_item_dataset`], where `history` lists the item ids in the prompt
+        and `item` the target ids; the history of the j-th target is `history + item[:j]`. Users of a single item have
+        no row.
 
     Raises:
-        ValueError: For an item the catalogue does not know, or one too long for `max_length` even with one item of
-            history, with row and user; or a template that does more than append.
+        ValueError: As [`next_item_dataset`]; or for a template that does more than append.
     """
     return dataset_of(sequence_rows(sequences, renderer_of(catalog, options), seed))
 
@@ -139,7 +137,7 @@ def renderer_of(catalog: ItemTexts | PromptRenderer, options: dict[str, Any]) ->
 
 
 def draw(number: int, renderer: PromptRenderer, seed: int | None) -> list[int]:
-    """A template for each row."""
+    """Draw a template for each row."""
     if seed is None or len(renderer.templates) == 1:
         return [0] * number
     return np.random.default_rng(seed).integers(len(renderer.templates), size=number).tolist()
@@ -178,7 +176,7 @@ def dataset_of(columns: dict[str, list[Any]]) -> Dataset:
 def _shown(
     renderer: PromptRenderer, histories: list[list[str]], items: list[str], names: list[str], variants: list[int]
 ) -> list[list[str]]:
-    """What each prompt shows; refuses a target that does not fit behind a single item, by the name of its row."""
+    """Items that each prompt shows. A target that is too long after a single item is refused by its row's name."""
     shown = renderer.shown(histories, variants)
     if renderer.max_length is not None:
         for variant in set(variants):
@@ -189,7 +187,7 @@ def _shown(
 
 
 def _visible(asked: list[tuple[str, list[str]]], renderer: PromptRenderer, variants: list[int]) -> list[list[int]]:
-    """For each place in each sequence, how many of the items before it a prompt for the item there would show."""
+    """For each position of each sequence, how many of the items before it the prompt for its item shows."""
     longest = renderer.max_history
     if renderer.max_length is None:
         return [[min(place, longest) for place in range(len(items))] for _, items in asked]
@@ -208,7 +206,7 @@ def _visible(asked: list[tuple[str, list[str]]], renderer: PromptRenderer, varia
 
 
 def _windows(visible: list[int]) -> Iterable[tuple[int, int, int]]:
-    """Where context, targets and the rest start in one sequence, for each of its rows."""
+    """Start of the context, start and end of the targets, for each row of one sequence."""
     first = 1
     while first < len(visible):
         start = first - max(1, visible[first] // 2)
@@ -222,7 +220,7 @@ def _windows(visible: list[int]) -> Iterable[tuple[int, int, int]]:
 def _prompt_and_targets(
     renderer: PromptRenderer, history: list[str], targets: list[str], variant: int
 ) -> tuple[str, str]:
-    """The prompt of `history` and the text that must follow so that each target sees its own prompt before it."""
+    """Prompt of `history`, and the completion in which each target follows its own prompt."""
     prompt = renderer.render(history, variant)
     whole = renderer.render(history + targets[:-1], variant)
     if not whole.startswith(prompt):
@@ -232,7 +230,7 @@ def _prompt_and_targets(
 
 def _refuse_for_sequences(renderer: PromptRenderer) -> None:
     if renderer.targets is not None:
-        raise ValueError("In a row of several targets they are history too: use `next_item_dataset` with `targets`.")
+        raise ValueError("In a row of several targets they are history too. Use `next_item_dataset` with `targets`.")
     if renderer.conversational and renderer.max_length is not None:
         raise ValueError(
             "Rows of several targets in a conversation put items into the assistant's message, which `max_length` "

@@ -1,12 +1,12 @@
-"""Rows as a source holds them: checked, counted where they are bad, and turned into columns."""
+"""Rows as a source holds them: they are checked, bad ones are counted, and the rest is turned into columns."""
 
 from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import pyarrow as pa
@@ -14,12 +14,32 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from .cleaning import within
-from .columns import Columns, encode, offsets_of
+from .columns import Columns, encode, offsets_of, places_of
 
 
 logger = logging.getLogger(__name__)
 
+UNITS = {"s": 1, "ms": 1_000, "us": 1_000_000, "ns": 1_000_000_000}  # of times, each a second
+#: Chooses, from the names of all columns, the column of each role.
+Roles: TypeAlias = Callable[[list[str]], dict[str, str]]
 _NAMED = 5  # rows of one kind that a message names
+
+
+@dataclass
+class RawRows:
+    """
+    Interactions as their source holds them.
+
+    Args:
+        table (`pa.Table`): Columns `user` and `item`, and `time` and `rating` if there are any. Text of a file has
+            type binary; [`to_columns`] checks that it is UTF-8.
+        bad (`BadRows`): What the reader could not read as a row.
+        label (`Callable`): Gives the line numbers, or other names, of rows of `table`.
+    """
+
+    table: pa.Table
+    bad: BadRows
+    label: Callable[[NDArray[np.int64]], NDArray[Any]] = np.asarray
 
 
 @dataclass
@@ -29,11 +49,11 @@ class BadRows:
 
     Args:
         source (`str`): File or table they are in.
-        unit (`str`, *optional*, defaults to `"row"`): What `numbers` name: `"line"` of a text file, the first being 1;
-            `"record"` of a CSV file with line breaks inside quotation marks, the first being 1; `"row"` of a table,
-            the first being 0; `"user"` of a file of sequences.
-        numbers (`dict[str, np.ndarray]`, *optional*): The rows, ascending, by what is wrong with them. A row is in
-            one kind only.
+        unit (`str`, *optional*, defaults to `"row"`): What `numbers` count: `"line"` of a text file, from 1;
+            `"record"` of a CSV file with line breaks inside quotation marks, from 1; `"row"` of a table, from 0;
+            `"user"` of a file of sequences.
+        numbers (`dict[str, np.ndarray]`, *optional*): Numbers of the rows, ascending, by what is wrong with them. Each
+            row is of one kind.
     """
 
     source: str
@@ -66,49 +86,13 @@ class BadRows:
         return f"{self.unit}{'s' if len(numbers) > 1 else ''} {shown}{more}"
 
     def settle(self, bad_rows: str) -> None:
-        """
-        Stop, or say what is left out.
-
-        Args:
-            bad_rows (`str`): `"raise"` or `"drop"`.
-
-        Raises:
-            ValueError: If there are bad rows and they may not be dropped.
-        """
+        """Raise a `ValueError` if there are bad rows and `bad_rows` is `"raise"`; log them if it is `"drop"`."""
         if bad_rows not in ("raise", "drop"):
             raise ValueError(f'Got bad_rows={bad_rows!r}; expected "raise" or "drop".')
         if len(self) and bad_rows == "raise":
-            raise ValueError(f'{self}. Mend or remove them, or pass bad_rows="drop" to go on without them.')
+            raise ValueError(f'{self}. Correct or remove them, or pass bad_rows="drop" to go on without them.')
         if len(self):
             logger.warning("Left out %s.", self)
-
-
-UNITS = {"s": 1, "ms": 1_000, "us": 1_000_000, "ns": 1_000_000_000}
-
-
-@dataclass
-class RawRows:
-    """
-    Interactions as their source holds them.
-
-    Args:
-        table (`pa.Table`): Columns `user` and `item`, and where there are any `time` and `rating`. Text of a file is
-            of type binary: whether it is UTF-8 is found out here.
-        bad (`BadRows`): What the reader could make no row of.
-        label (`Callable`): Names, such as line numbers, of the rows at given places of `table`.
-    """
-
-    table: pa.Table
-    bad: BadRows
-    label: Callable[[NDArray[np.int64]], NDArray[Any]] = np.asarray
-
-
-def join_texts(value: Any) -> Any:
-    """A list of texts, or of such lists, as one text with spaces between; anything else as it is."""
-    if type(value) is not list:
-        return value
-    texts = [join_texts(each) for each in value if each is not None]
-    return " ".join(filter(None, texts)) if all(isinstance(text, str) for text in texts) else value
 
 
 def to_columns(
@@ -120,14 +104,9 @@ def to_columns(
     bad_rows: str = "raise",
 ) -> Columns:
     """
-    Check every row, stop at bad ones or leave them out, and sort the rest by user and time.
+    Check every row, refuse bad ones or leave them out, and sort the rest by user and time.
 
-    Args:
-        rows (`RawRows`): The rows; without a column `time` they are in order already.
-        time_unit (`str`, *optional*, defaults to `"s"`): Unit of times that are numbers.
-        min_rating (`float`, *optional*): Least rating to keep.
-        items (`Collection[str]`, *optional*): The items there are; a row of another is bad.
-        bad_rows (`str`, *optional*, defaults to `"raise"`): `"raise"` or `"drop"`.
+    The rows are in order already if they have no column `time`. The options are those of [`Interactions.load`].
     """
     if time_unit not in UNITS:
         raise ValueError(f"Got time_unit={time_unit!r}; expected one of {', '.join(UNITS)}.")
@@ -138,7 +117,7 @@ def to_columns(
     if "time" in table.column_names:
         times, time_unit = _times(table["time"], time_unit, checks)
     if items is not None:
-        unknown = np.append(~within(item_ids, items), False)  # a missing id, -1, has been counted
+        unknown = np.append(~within(item_ids, items), False)  # a missing id, -1, is counted already
         checks.refuse("of an unknown item", unknown[item_codes])
     keep = checks.good
     if min_rating is not None:
@@ -154,8 +133,63 @@ def to_columns(
     return _sorted_columns(users, item_ids, user_codes, item_codes, times, UNITS[time_unit])
 
 
+def choose_columns(
+    names: list[str],
+    given: Mapping[str, str],
+    usual: Mapping[str, tuple[str, ...]],
+    needed: Sequence[str],
+    optional: Sequence[str],
+    hints: Mapping[str, str],
+) -> dict[str, str]:
+    """
+    The column of each role.
+
+    Args:
+        names (`list[str]`): Names of all columns.
+        given (`Mapping[str, str]`): Columns that the user named, by role.
+        usual (`Mapping[str, tuple[str, ...]]`): Usual names of columns, by role; the first that is there counts.
+        needed (`Sequence[str]`): Roles that must have a column.
+        optional (`Sequence[str]`): Roles that need one only if the user named it.
+        hints (`Mapping[str, str]`): What else a user can do about a missing column, by role.
+
+    Raises:
+        ValueError: For an unknown role, or a missing column.
+    """
+    if unknown := set(given) - set(usual):
+        raise ValueError(f"`columns` names {sorted(unknown)}; expected some of {', '.join(usual)}.")
+    bare = bare_names(names)
+    chosen = {}
+    for role in (*needed, *optional):
+        wanted = (given[role],) if role in given else usual[role]
+        if found := [bare[name] for name in wanted if name in bare]:
+            chosen[role] = found[0]
+        elif role in needed or role in given:
+            raise ValueError(
+                f"No column {' or '.join(map(repr, wanted))} among {names}; "
+                f"name yours with columns={{{role!r}: ...}}{hints.get(role, '')}."
+            )
+    return chosen
+
+
+def bare_names(names: list[str]) -> dict[str, str]:
+    """Columns by their names, with and without the types of RecBole, who writes `item_id:token`."""
+    return {name.split(":")[0]: name for name in reversed(names)} | {name: name for name in names}
+
+
+def join_texts(value: Any) -> Any:
+    """Join a list of texts, or of such lists, with spaces; anything else stays as it is."""
+    if type(value) is not list:
+        return value
+    texts = [join_texts(each) for each in value if each is not None]
+    return " ".join(filter(None, texts)) if all(isinstance(text, str) for text in texts) else value
+
+
+class JsonPairs(list[tuple[str, Any]]):
+    """Entries of a JSON object, repeated names included; an `object_pairs_hook`."""
+
+
 class _Checks:
-    """Which rows are good so far; each bad one is counted once, by the first thing found wrong with it."""
+    """Which rows are good so far. A bad row is counted once, by the first fault that is found."""
 
     def __init__(self, rows: RawRows) -> None:
         self._rows = rows
@@ -169,7 +203,7 @@ class _Checks:
 
 
 def _ids(column: pa.ChunkedArray, what: str, checks: _Checks) -> tuple[pa.StringArray, NDArray[np.int32]]:
-    """Distinct ids and the code of each row's; -1 where there is none. Only the distinct ones are looked at."""
+    """Distinct ids, and the code `(N,)` of each row's id; -1 if it has none. Only distinct ids are checked."""
     kind = column.type.value_type if pa.types.is_dictionary(column.type) else column.type
     if pa.types.is_floating(kind):
         raise ValueError(f"Ids of column {what!r} are floats: 12 would become '12.0'; cast them to int or str first.")
@@ -183,13 +217,8 @@ def _ids(column: pa.ChunkedArray, what: str, checks: _Checks) -> tuple[pa.String
     return distinct.fill_null(""), codes
 
 
-def _is_text(kind: pa.DataType) -> bool:
-    tests = (pa.types.is_string, pa.types.is_large_string, pa.types.is_binary, pa.types.is_large_binary)
-    return any(test(kind) for test in tests) or str(kind) == "string_view"
-
-
 def _times(column: pa.ChunkedArray, unit: str, checks: _Checks) -> tuple[NDArray[Any], str]:
-    """Times `(N,)` as they are to be sorted, whole numbers kept whole, and their unit."""
+    """Times `(N,)` to sort by, whole numbers as integers, and their unit."""
     kind = column.type
     if pa.types.is_date(kind):
         column, kind = column.cast(pa.timestamp("ms")), pa.timestamp("ms")
@@ -208,14 +237,8 @@ def _times(column: pa.ChunkedArray, unit: str, checks: _Checks) -> tuple[NDArray
     return _numbers(column, "time", checks), unit
 
 
-def _text(column: pa.ChunkedArray, what: str, checks: _Checks) -> pa.ChunkedArray:
-    column, broken = _cast(column, pa.string())
-    checks.refuse(f"whose {what} is not UTF-8", broken)
-    return column
-
-
 def _numbers(column: pa.ChunkedArray, what: str, checks: _Checks) -> NDArray[Any]:
-    """Values `(N,)` of a column of numbers or of text that holds numbers; whole ones stay whole."""
+    """Values `(N,)` of a column of numbers, or of numbers as text; whole numbers become integers."""
     kind = column.type
     if pa.types.is_boolean(kind) or not (_is_text(kind) or _is_number(kind) or pa.types.is_null(kind)):
         raise ValueError(
@@ -232,12 +255,23 @@ def _numbers(column: pa.ChunkedArray, what: str, checks: _Checks) -> NDArray[Any
     checks.refuse(f"without a {what}", _mask(column.is_null()) | (np.isnan(numbers) & ~broken & ~_is_text(kind)))
     checks.refuse(f"whose {what} is no number", broken | ~np.isfinite(numbers))
     if _is_text(kind):
-        # Beyond 2 ** 53 a float would make different moments one.
+        # Beyond 2 ** 53, different moments would become one float
         try:
             return pc.if_else(pa.array(~broken), column, None).cast(pa.int64()).fill_null(0).to_numpy()
         except pa.ArrowInvalid:
-            pass  # there are fractions among them
+            pass  # some have fractions
     return np.nan_to_num(numbers, nan=0.0, posinf=0.0, neginf=0.0)
+
+
+def _text(column: pa.ChunkedArray, what: str, checks: _Checks) -> pa.ChunkedArray:
+    column, broken = _cast(column, pa.string())
+    checks.refuse(f"whose {what} is not UTF-8", broken)
+    return column
+
+
+def _is_text(kind: pa.DataType) -> bool:
+    tests = (pa.types.is_string, pa.types.is_large_string, pa.types.is_binary, pa.types.is_large_binary)
+    return any(test(kind) for test in tests) or str(kind) == "string_view"
 
 
 def _is_number(kind: pa.DataType) -> bool:
@@ -255,7 +289,7 @@ def _cast(values: Any, kind: pa.DataType) -> tuple[Any, NDArray[np.bool_]]:
         return values.cast(kind), failed
     except (pa.ArrowInvalid, UnicodeDecodeError):
         pass
-    # Halves without a failure are cast at once, so that a few bad rows among millions cost little.
+    # Halves without a failure are cast at once, so that a few bad rows among millions cost little
     spans = [(0, len(values))]
     while spans:
         start, end = spans.pop()
@@ -278,25 +312,18 @@ def _sorted_columns(
     times: NDArray[Any] | None,
     per_second: int,
 ) -> Columns:
-    """Users in the order of their first row, items by id, each user's rows by time; ties keep the order of rows."""
+    """Sort users by their first row, items by id, and each user's rows by time; ties keep the order of rows."""
     first = np.full(len(users), len(user_codes), dtype=np.int64)  # (U,)
-    first[user_codes[::-1]] = np.arange(len(user_codes) - 1, -1, -1)  # the last to be written is the first row
+    first[user_codes[::-1]] = np.arange(len(user_codes) - 1, -1, -1)  # of several writes the last one stays
     seen = np.argsort(first, kind="stable")[: int((first < len(user_codes)).sum())]
-    user_codes = _recode(seen, len(users))[user_codes]
+    user_codes = places_of(seen, len(users))[user_codes]
     used = np.flatnonzero(np.bincount(item_codes, minlength=len(items)))
     by_id = used[pc.array_sort_indices(items.take(pa.array(used))).to_numpy()]
     order = np.argsort(user_codes, kind="stable") if times is None else np.lexsort((times, user_codes))
     return Columns(
         users.take(pa.array(seen)),
         items.take(pa.array(by_id)),
-        _recode(by_id, len(items))[item_codes][order],
+        places_of(by_id, len(items))[item_codes][order],
         offsets_of(np.bincount(user_codes)),
         None if times is None else times[order].astype(np.float64) / per_second,
     )
-
-
-def _recode(chosen: NDArray[np.int64], size: int) -> NDArray[np.int32]:
-    """New code of each old one, for those that are chosen in their new order."""
-    codes = np.full(size, -1, dtype=np.int32)
-    codes[chosen] = np.arange(len(chosen), dtype=np.int32)
-    return codes

@@ -1,4 +1,4 @@
-"""Files of whole sequences: LC-Rec's JSON, and MiniOneRec's rows of a history and the item after it."""
+"""Files of whole sequences: LC-Rec's JSON, and MiniOneRec's rows of a history and its next item."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from .columns import encode, offsets_of
-from .raw_rows import BadRows, RawRows
+from .raw_rows import BadRows, JsonPairs, RawRows
 from .text_rows import open_bytes, read_delimited
 
 
@@ -27,13 +27,13 @@ def read_lc_rec(path: Path) -> RawRows:
     with open_bytes(path) as file:
         text = file.read()
     try:
-        pairs = json.loads(text.decode("utf-8"), object_pairs_hook=_Pairs)
+        pairs = json.loads(text.decode("utf-8"), object_pairs_hook=JsonPairs)
     except UnicodeDecodeError as error:
         line = text.count(b"\n", 0, error.start) + 1
         raise ValueError(f"{path.name}, line {line}: not UTF-8 ({error.reason} at byte {error.start}).") from error
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{path.name} is not JSON: {error}") from error
-    if not isinstance(pairs, _Pairs) or not all(type(items) is list for _, items in pairs):
+    if not isinstance(pairs, JsonPairs) or not all(type(items) is list for _, items in pairs):
         raise ValueError(f"{path.name} is not of the form {{user: [item, ...]}}; write one list of items a user.")
     users = [user for user, _ in pairs]
     if len(set(users)) < len(users):
@@ -58,18 +58,14 @@ def read_lc_rec(path: Path) -> RawRows:
     try:
         names, codes = pa.array(users, pa.string()), pa.array(list(map(str, items)), pa.string())
     except UnicodeEncodeError as error:
-        raise ValueError(f"{path.name}: {error.object!r} is no text that UTF-8 can hold.") from error
+        raise ValueError(f"{path.name}: {error.object!r} is not valid UTF-8; correct it.") from error
     user_column = pa.DictionaryArray.from_arrays(pa.array(rows[good], pa.int32()), names)
     return RawRows(pa.table({"user": user_column, "item": codes}), bad, lambda places: label(good[places]))
 
 
-class _Pairs(list[tuple[str, Any]]):
-    """Entries of an object, repeated ones included."""
-
-
 def read_mini_one_rec(paths: dict[str, Path]) -> RawRows:
     """
-    Put the users' sequences together again from MiniOneRec's rows of a history and the item after it.
+    Rebuild the users' sequences from MiniOneRec's rows of a history and its next item.
 
     Args:
         paths (`dict[str, Path]`): Files of the parts `"train"`, `"valid"` and `"test"`, either `.inter` files of
@@ -121,7 +117,7 @@ def _named(path: Path, numbers: NDArray[Any]) -> NDArray[np.object_]:
 def _join(
     windows: pa.Table, part_of: NDArray[np.int64], label: Callable[[NDArray[np.int64]], NDArray[Any]], bad: BadRows
 ) -> RawRows:
-    """One row an interaction: each user's first history, then all targets in order."""
+    """One row for each interaction: each user's first history, then all targets in order."""
     if not len(windows):
         return RawRows(windows.select(["user", "item"]), bad)
     histories = _lists(windows["history"])
@@ -145,7 +141,7 @@ def _join(
     agrees &= np.bincount(np.repeat(np.arange(len(order)), lengths), differs, minlength=len(order)) == 0
     if not agrees.all():
         bad.add("whose history is not what the user's earlier rows say", label(order[~agrees]))
-        raise ValueError(f"{bad}. Without them the order of the items is unknown; give whole files.")
+        raise ValueError(f"{bad}. Without them the order of the items is unknown; give complete files.")
     source = np.repeat(order, added)
     table = pa.table(
         {
@@ -158,7 +154,7 @@ def _join(
 
 
 def _lists(column: pa.ChunkedArray) -> pa.ListArray:
-    """Ids in `"5 6"` or in `"[5, 6]"`; null for none."""
+    """Lists of ids, written as `"5 6"` or `"[5, 6]"`; null for no id."""
     text = pa.concat_arrays([pa.array([], pa.binary()), *column.chunks])
     spaced = pc.replace_substring_regex(text, r"[\[\]'\",\s]+", " ")
     bare = pc.replace_substring_regex(spaced, "^ | $", "")
@@ -166,7 +162,7 @@ def _lists(column: pa.ChunkedArray) -> pa.ListArray:
 
 
 def _order(user_codes: NDArray[np.int32], part_of: NDArray[np.int64], lengths: NDArray[Any]) -> NDArray[np.int64]:
-    """Rows user by user in time order. Some training files hold a user's rows from the longest history down."""
+    """Rows by user and time. Some training files list a user's rows from the longest history to the shortest."""
     places = np.arange(len(user_codes))
     order = np.lexsort((places, part_of, user_codes))
     group = user_codes[order].astype(np.int64) * len(PARTS) + part_of[order]
@@ -180,6 +176,6 @@ def _order(user_codes: NDArray[np.int32], part_of: NDArray[np.int64], lengths: N
 
 
 def _spans(starts: NDArray[Any], lengths: NDArray[Any]) -> NDArray[np.int64]:
-    """Places `starts[r]` up to `starts[r] + lengths[r]` of all rows r, one after another."""
+    """Places from `starts[r]` up to `starts[r] + lengths[r]` for all rows r, row after row."""
     shift = np.repeat(starts - offsets_of(lengths)[:-1], lengths)
     return np.arange(len(shift)) + shift

@@ -51,13 +51,12 @@ class NextItemExample(NamedTuple):
 
 class LazyRows(Sequence[T], Generic[T]):
     """
-    A sequence whose entries are made when they are asked for, from one number each; slices are as lazy.
-
-    Ten million questions then cost their numbers, not ten million lists of strings.
+    A sequence whose entries are made when they are asked for: ten million questions are ten million numbers in memory,
+    not ten million lists of strings.
 
     Args:
-        make (`Callable[[int], T]`): Gives the entry of a number.
-        numbers (`range` or `np.ndarray` of shape `(N,)`): One number an entry.
+        make (`Callable[[int], T]`): Makes the entry of a number.
+        numbers (`range` or `np.ndarray` of shape `(N,)`): One number for each entry.
     """
 
     __hash__ = None  # type: ignore[assignment]
@@ -96,14 +95,14 @@ class Splits:
     Training sequences and the questions asked in validation and test.
 
     Args:
-        train (`Sequence[UserSequence]`): What may be trained on, one entry a user.
-        validation (`Sequence[NextItemExample]`): For choosing settings; histories hold training items only under
-            leave-one-out.
-        test (`Sequence[NextItemExample]`): For the final figures; histories include the validation items.
-        users_without_test (`list[str]`, *optional*): Users of whom nothing is asked in test: too short for
-            leave-one-out, or without an interaction after the test begins.
-        without_history (`list[tuple[str, str]]`, *optional*): (user, item) pairs of validation and test that no
-            history precedes, so that no question can be asked. Only a split by time has any.
+        train (`Sequence[UserSequence]`): Training items, one entry for each user.
+        validation (`Sequence[NextItemExample]`): Questions for the choice of settings. Under leave-one-out their
+            histories hold training items only.
+        test (`Sequence[NextItemExample]`): Questions for the final metrics. Histories include validation items.
+        users_without_test (`list[str]`, *optional*): Users without a test question: too short for leave-one-out, or
+            without an interaction in the time of test.
+        without_history (`list[tuple[str, str]]`, *optional*): (user, item) pairs of validation and test that are no
+            questions, since no history precedes them. Only a split by time has any.
     """
 
     train: Sequence[UserSequence]
@@ -114,9 +113,9 @@ class Splits:
 
     def with_validation_in_training(self) -> Splits:
         """
-        The same questions, with each user's validation items added to the end of the training sequence.
+        The same questions, with each user's validation items appended to the training sequence.
 
-        For a last fit with settings that were chosen before: from then on the validation questions measure nothing.
+        Use it for a last fit with settings that are chosen already. Validation metrics then mean nothing.
         """
         more: dict[str, list[str]] = {}
         for user, _, item in self.validation:
@@ -128,15 +127,12 @@ class Splits:
 
     def with_train_users(self, share: float, seed: int = 0) -> Splits:
         """
-        The same questions, with the training sequences of a part of the users: how good is a recommender that few were
-        observed for? Of one seed, a smaller part lies within a larger one.
+        The same questions, with the training sequences of a random part of the users, at least one. For one seed, a
+        smaller part is a subset of a larger one.
 
         Args:
-            share (`float`): Share of the users with training sequences, above 0 and at most 1; one user at least.
+            share (`float`): Share of the users with training sequences, above 0 and at most 1.
             seed (`int`, *optional*, defaults to `0`): Seed of the draw.
-
-        Raises:
-            `ValueError`: for a share outside of that.
         """
         if not 0 < share <= 1:
             raise ValueError(f"Got a share of {share} of the training users; expected one above 0 and at most 1.")
@@ -153,7 +149,7 @@ class Splits:
 
 
 def sample(examples: Sequence[T], number: int) -> Sequence[T]:
-    """A random part of the examples, the same for every method, in their own order."""
+    """A random part of the examples, the same in each call, in their own order."""
     if number >= len(examples):
         return examples
     return [examples[row] for row in sorted(random.Random(0).sample(range(len(examples)), number))]
@@ -167,7 +163,7 @@ def _longer(train: Sequence[UserSequence], more: dict[str, Any], new: list[UserS
 
 
 def _train_example(train: Sequence[UserSequence], ends: NDArray[np.int64], number: int) -> NextItemExample:
-    """The `number`-th training target, where row r holds those from `ends[r - 1]` up to `ends[r]`."""
+    """The `number`-th training target. Those of row r have the numbers from `ends[r - 1]` up to `ends[r]`."""
     row = int(np.searchsorted(ends, number, side="right"))
     user, items = train[row]
     position = len(items) - int(ends[row] - number)
@@ -231,7 +227,7 @@ def _moments(
     moments: tuple[float | str | None, float | str | None],
     shares: tuple[float | None, float | None],
 ) -> tuple[float, float]:
-    """First moments of validation and test, from two moments or two shares."""
+    """Starts of validation and test, from two moments or two shares."""
     validation_start, test_start = moments
     validation_share, test_share = shares
     if validation_start is not None and test_start is not None and shares == (None, None):
@@ -245,7 +241,7 @@ def _moments(
             f"Got validation_share={validation_share} and test_share={test_share}; expected shares above 0 that leave "
             "some for training."
         )
-    # Rounded before cutting: 1 - 0.1 - 0.2 is a hair below 0.7.
+    # Rounded before `int` cuts: 1 - 0.1 - 0.2 is slightly below 0.7
     shares_after = (validation_share + test_share, test_share)
     places = [min(int(round(len(times) * (1 - share), 6)), len(times) - 1) for share in shares_after]
     ordered = np.partition(times, places)
@@ -253,7 +249,7 @@ def _moments(
 
 
 def _training(columns: Columns, ends: NDArray[np.int64]) -> LazyRows[UserSequence]:
-    """Sequences of the users who have items before their place in `ends` `(U,)`."""
+    """Training sequences: each user's interactions before `ends` `(U,)`, without users who have none."""
     make: Callable[[int], UserSequence] = partial(_user_sequence, columns, ends)
     return LazyRows(make, np.flatnonzero(ends > columns.offsets[:-1]))
 

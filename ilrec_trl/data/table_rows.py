@@ -1,4 +1,4 @@
-"""Tables with one interaction a row: JSON lines, Parquet files, data sets and data frames."""
+"""Tables of one interaction a row: JSON lines, Parquet files, data sets and data frames."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ import pyarrow.json
 import pyarrow.parquet
 from numpy.typing import NDArray
 
-from .raw_rows import BadRows, RawRows, join_texts
-from .text_rows import Roles, line_numbers, open_bytes
+from .raw_rows import BadRows, JsonPairs, RawRows, Roles, join_texts
+from .text_rows import line_numbers, open_bytes
 
 
 if TYPE_CHECKING:
@@ -50,7 +50,7 @@ def read_json_lines(path: Path, roles: Roles, lists: Collection[str] = ()) -> Ra
                 skipped.append(without)
             tables.append(table)
             line += count
-    # A field of whole numbers here and of text there is text.
+    # A field that holds whole numbers in one block and text in another is text
     alike = [name for name in schema.names if len({table[name].type for table in tables}) == 1]
     columns = {
         role: pa.chunked_array(
@@ -98,8 +98,8 @@ def _schema(path: Path, roles: Roles, lists: Collection[str]) -> tuple[pa.Schema
 
 
 def _parse_block(block: bytes, schema: pa.Schema, count: int) -> pa.Table | None:
-    """The rows of a block, or `None` where not every one of its lines is one object of the expected types."""
-    # A null that is no field's value crashes pyarrow 26's reader, together with the whole process.
+    """The rows of a block, or `None` if some line is not one object of the expected types."""
+    # A null that is not the value of a field crashes pyarrow 26 and the whole process
     objects = block.startswith(b"{") and block.count(b"\n{") == count - 1 and not _STRAY_NULL.search(block)
     if not objects:
         return None
@@ -121,7 +121,7 @@ def _parse_block(block: bytes, schema: pa.Schema, count: int) -> pa.Table | None
 def _parse_lines(
     lines: list[bytes], first: int, names: list[str], joined: Collection[str], bad: BadRows
 ) -> tuple[pa.Table, NDArray[np.int64]]:
-    """The good rows of lines among which one is bad, as text, and the numbers of those that are no rows."""
+    """The good rows of lines with a bad one among them, as text, and the numbers of the other lines."""
     rows: dict[str, list[str | None]] = {name: [] for name in names}
     skipped = []
     for number, line in enumerate(lines, start=first):
@@ -145,9 +145,9 @@ def _kind(error: ValueError) -> str:
 
 def _fields(line: bytes, names: list[str], joined: Collection[str]) -> dict[str, str | None]:
     pairs = json.loads(
-        line.decode("utf-8", "surrogateescape"), object_pairs_hook=_Pairs, parse_constant=_refuse_constant
+        line.decode("utf-8", "surrogateescape"), object_pairs_hook=JsonPairs, parse_constant=_refuse_constant
     )
-    if not isinstance(pairs, _Pairs):
+    if not isinstance(pairs, JsonPairs):
         raise ValueError("that are no JSON objects")
     values: dict[str, str | None] = dict.fromkeys(names)
     found = [name for name, _ in pairs if name in values]
@@ -159,12 +159,8 @@ def _fields(line: bytes, names: list[str], joined: Collection[str]) -> dict[str,
             if isinstance(value, bool) or not isinstance(value, str | int | float):
                 raise ValueError(f"whose {name} is neither text nor a number")
             values[name] = str(value)
-            str(value).encode("utf-8")  # neither a stray byte nor half a surrogate pair is text
+            str(value).encode("utf-8")  # fails for a stray byte or half a surrogate pair
     return values
-
-
-class _Pairs(list[tuple[str, Any]]):
-    """Fields of an object, repeated ones included."""
 
 
 def _refuse_constant(name: str) -> float:
@@ -223,7 +219,7 @@ def _read_frame(frame: pd.DataFrame, roles: dict[str, str]) -> RawRows:
         try:
             columns[role] = pa.array(frame[name], from_pandas=True)
         except (pa.ArrowException, UnicodeEncodeError, OverflowError):
-            # Of several types: text and whole numbers may be mixed, other things have no place among ids.
+            # Values of several types: text and whole numbers may be mixed, nothing else can be an id
             fits = (str, int) if role in ("user", "item") else (str, int, float)
             values, missing = frame[name].tolist(), frame[name].isna().to_numpy()
             wrong = ~missing & [not isinstance(value, fits) or isinstance(value, bool) for value in values]

@@ -1,4 +1,4 @@
-"""Rows of several tasks in one data set: the next item, and what an item's title and semantic ID have to do."""
+"""Data sets of several tasks: the next item, and the relation between titles and semantic IDs."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 @dataclasses.dataclass(frozen=True)
 class _Task:
-    """What the prompt shows, a history or one item, in which words; and in which words it asks."""
+    """In which words the prompt shows a history (or one item), and in which words the completion is."""
 
     shows: str
     asks: str
@@ -49,7 +49,7 @@ def task_dataset(
     **options: Any,
 ) -> Dataset:
     """
-    Rows of several tasks, shuffled together, that tie semantic IDs to what the items are, as LC-Rec does.
+    A data set of several tasks, shuffled together, by which a model learns what semantic IDs stand for, as in LC-Rec.
 
     | task | prompt shows | completion | `item` | `history` |
     | --- | --- | --- | --- | --- |
@@ -59,21 +59,21 @@ def task_dataset(
     | `next_title` | history of semantic IDs | the next item's title | `None` | ids shown |
     | `item_to_title` | a semantic ID | its title | `None` | `None` |
 
-    Where `item` is `None` the completion is plain text to [`ILRecTrainer`]: cross-entropy, no negatives. Where
-    `history` is `None` there are no rewards. Tasks about one item have a row for each item of the catalogue, which
-    tells a model nothing about who bought it.
+    If `item` is `None`, [`ILRecTrainer`] takes the completion for plain text: cross-entropy and no negatives. If
+    `history` is `None`, there are no rewards. Tasks about one item have one row for each item of the catalogue, and
+    no user.
 
     Args:
         sequences (`Iterable` of [`UserSequence`]): For example `splits.train`.
-        catalog ([`ItemCatalog`] or [`PromptRenderer`]): Of kind `"semantic_ids"`, with titles. A renderer, or the
-            options, are those of `next_item`; the other tasks share all but template, separator and number of items.
-        tasks (`list[str]` or `dict[str, float]`, *optional*): Tasks; and how many times each takes its own rows: 1 all
-            of them, 0.5 a half drawn by chance, 2 all of them twice.
-        counts (`bool`, *optional*, defaults to `False`): Read the numbers of `tasks` as numbers of rows.
-        templates (`dict`, *optional*): Templates of tasks other than `next_item`, instead of the shipped ones.
-        whole_sequences (`bool`, *optional*, defaults to `False`): Make the rows of `next_item` as [`sequence_dataset`]
-            does; its number then counts users. `item` is a list in all rows that have one.
-        seed (`int`, *optional*, defaults to `0`): Draws rows, templates and order.
+        catalog ([`ItemCatalog`] or [`PromptRenderer`]): A catalogue of kind `"semantic_ids"` with titles, or the
+            renderer of `next_item`. Other tasks have the same options but for template, separator and `max_history`.
+        tasks (`list[str]` or `dict[str, float]`, *optional*): Tasks, or how often the rows of each task are taken: 1
+            is once, 0.5 a random half, 2 twice.
+        counts (`bool`, *optional*, defaults to `False`): Whether the numbers of `tasks` are numbers of rows.
+        templates (`dict`, *optional*): Templates of tasks other than `next_item`. Defaults to the shipped ones.
+        whole_sequences (`bool`, *optional*, defaults to `False`): Make the rows of `next_item` with
+            [`sequence_dataset`]; its number then counts users. `item` is a list in all rows that have one.
+        seed (`int`, *optional*, defaults to `0`): Seed for rows, templates and order.
         **options: Arguments of [`PromptRenderer`].
 
     Returns:
@@ -144,7 +144,7 @@ def _renderer_for(name: str, renderer: PromptRenderer, template: TemplateSource 
 
 def _examples(name: str, sequences: Sequence[UserSequence], renderer: PromptRenderer) -> list[NextItemExample]:
     if TASKS[name].one_item:
-        # One item as a history of itself
+        # The item is the history and the target
         return [NextItemExample("-", [item], item) for item in renderer.catalog.item_ids]  # type: ignore[attr-defined]
     return [
         NextItemExample(user, list(items[:place]), items[place])
@@ -154,7 +154,7 @@ def _examples(name: str, sequences: Sequence[UserSequence], renderer: PromptRend
 
 
 def _draw(source: Sequence[Any], amount: float, counts: bool, seed: int, name: str) -> list[Any]:
-    """So many of the source: all of it as often as it goes in, then some drawn by chance; in the source's order."""
+    """Take the source as often as the number allows, then draw the remainder at random, in the source's order."""
     if not source:
         raise ValueError(f"There is no row for the task {name}: no sequence of at least 2 items was given.")
     number = int(amount) if counts else max(1, round(amount * len(source)))
@@ -164,7 +164,7 @@ def _draw(source: Sequence[Any], amount: float, counts: bool, seed: int, name: s
 
 
 def _finish(columns: dict[str, list[Any]], name: str, as_lists: bool) -> dict[str, list[Any]]:
-    """Mark what is no item, has no history or no user."""
+    """Set `item`, `history` and `user` to `None` where the task has none, and add the column `task`."""
     number = len(columns["prompt"])
     if TASKS[name].asks == "titles":
         columns["item"] = [None] * number

@@ -1,4 +1,4 @@
-"""Delimited text files of one interaction a line; every row keeps its line number."""
+"""Delimited text files of one interaction a line. Every row keeps its line number."""
 
 from __future__ import annotations
 
@@ -19,49 +19,25 @@ import pyarrow.compute as pc
 import pyarrow.csv
 from numpy.typing import NDArray
 
-from .raw_rows import BadRows, RawRows
+from .raw_rows import BadRows, RawRows, Roles
 
 
 _BLOCK = 1 << 24  # bytes
-_SEPARATOR = b"\x1f"  # stands for "::", since a reader's delimiter is one byte
-Roles = Callable[[list[str]], dict[str, str]]
-
-
-@contextmanager
-def open_bytes(path: Path) -> Iterator[BinaryIO]:
-    """The bytes of a file, unpacked where it ends in `.gz`; a broken one is a `ValueError`."""
-    lines = 0
-    try:
-        with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
-            yield file  # type: ignore[misc]
-    except (EOFError, gzip.BadGzipFile, zlib.error) as error:
-        lines = _lines_before_break(path)
-        raise ValueError(f"{path.name} is a broken gzip file ({error}): it can be read up to line {lines}.") from error
-
-
-def _lines_before_break(path: Path) -> int:
-    unpacker, lines = zlib.decompressobj(wbits=31), 0
-    try:
-        with path.open("rb") as file:
-            while block := file.read(1 << 16):
-                lines += unpacker.decompress(block).count(b"\n")
-    except zlib.error:
-        pass
-    return lines
+_SEPARATOR = b"\x1f"  # replaces "::", since pyarrow takes a delimiter of one byte only
 
 
 def read_delimited(
     path: Path, delimiter: str, roles: Roles, names: list[str] | None = None, encoding: str = "utf-8"
 ) -> RawRows:
     """
-    Read the columns that matter from a delimited file.
+    Read the columns that are needed from a delimited file.
 
     Args:
         path (`Path`): The file.
-        delimiter (`str`): Text between two fields. Fields may stand in quotation marks where it is a comma.
+        delimiter (`str`): Text between two fields. If it is a comma, fields may be quoted.
         roles (`Callable`): Chooses, from the names of all columns, the column of each role.
-        names (`list[str]`, *optional*): Names of all columns; without them the first line holds them.
-        encoding (`"utf-8"` or `"latin-1"`, *optional*, defaults to `"utf-8"`): Of the file; the rows are UTF-8.
+        names (`list[str]`, *optional*): Names of all columns. By default they are in the first line.
+        encoding (`"utf-8"` or `"latin-1"`, *optional*, defaults to `"utf-8"`): Of the file. The rows are UTF-8.
     """
     bad, header = BadRows(path.name, "line"), 0 if names else 1
     names = read_header(path, delimiter) if names is None else names
@@ -101,7 +77,7 @@ def read_delimited(
         _check_quotes(path)
         bad.unit = "record"
     table = pa.table({role: table[name] for role, name in chosen.items()})
-    if lines.mended:  # what was no UTF-8 is none again, so that its rows are found
+    if lines.mended:  # make invalid again what was invalid, so that `to_columns` finds its rows
         table = pa.table({role: pc.replace_substring(table[role], "\ufffd".encode(), b"\xff") for role in chosen})
     skipped = np.array(unreadable, dtype=np.int64)
     bad.add(f"without {len(names)} fields", skipped)
@@ -125,10 +101,33 @@ def read_header(path: Path, delimiter: str) -> list[str]:
     return names
 
 
+@contextmanager
+def open_bytes(path: Path) -> Iterator[BinaryIO]:
+    """Open a file, unpacked if its name ends in `.gz`. A broken gzip file raises a `ValueError`."""
+    try:
+        with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
+            yield file  # type: ignore[misc]
+    except (EOFError, gzip.BadGzipFile, zlib.error) as error:
+        lines = _lines_before_break(path)
+        raise ValueError(f"{path.name} is a broken gzip file ({error}): it can be read up to line {lines}.") from error
+
+
+def line_numbers(
+    first: int, count: int, skipped: NDArray[np.int64]
+) -> Callable[[NDArray[np.int64]], NDArray[np.int64]]:
+    """A function that gives the line numbers of rows, where `skipped` lines are not among the rows."""
+
+    def label(places: NDArray[np.int64]) -> NDArray[np.int64]:
+        numbers = np.arange(first, first + count + len(skipped))
+        return np.delete(numbers, skipped - first)[places]
+
+    return label
+
+
 class _CountedLines(io.RawIOBase):
     """
-    A file as the CSV reader needs it: lines are counted, `::` becomes one byte, and what is not UTF-8 becomes U+FFFD,
-    since the reader cannot report a line that it cannot decode.
+    A file as pyarrow's CSV reader needs it. Lines are counted, `::` becomes one byte, and invalid UTF-8 becomes
+    U+FFFD, since the reader cannot name a line that it cannot decode.
     """
 
     def __init__(self, file: BinaryIO, delimiter: bytes, encoding: str) -> None:
@@ -139,7 +138,7 @@ class _CountedLines(io.RawIOBase):
 
     @property
     def count(self) -> int:
-        """Number of lines, the last one also where it has no end."""
+        """Number of lines, including a last one without a line break."""
         return self._ends + (self._last not in (b"\n", b"\r"))
 
     def readable(self) -> bool:
@@ -155,7 +154,7 @@ class _CountedLines(io.RawIOBase):
         return self._one_byte_delimiters(self._utf8(b""), last=True)
 
     def _utf8(self, block: bytes) -> bytes:
-        if self._encoding == "latin-1":  # a character a byte, whatever the byte
+        if self._encoding == "latin-1":  # every byte is a character
             return block.decode("latin-1").encode()
         whole = self._character + block
         try:
@@ -175,8 +174,19 @@ class _CountedLines(io.RawIOBase):
         return whole[: len(whole) - len(self._colon)].replace(self._delimiter, _SEPARATOR)
 
 
+def _lines_before_break(path: Path) -> int:
+    unpacker, lines = zlib.decompressobj(wbits=31), 0
+    try:
+        with path.open("rb") as file:
+            while block := file.read(1 << 16):
+                lines += unpacker.decompress(block).count(b"\n")
+    except zlib.error:
+        pass
+    return lines
+
+
 def _check_quotes(path: Path) -> None:
-    """Refuse quotation marks that swallow lines: one that is never closed, or closed in the middle of a field."""
+    """Refuse quotation marks that are never closed, or closed in the middle of a field: they swallow lines."""
     with open_bytes(path) as file:
         reader = csv.reader(io.TextIOWrapper(file, encoding="latin-1", newline=""), strict=True)  # type: ignore[arg-type]
         try:
@@ -189,7 +199,7 @@ def _check_quotes(path: Path) -> None:
 def _without_blank_lines(
     path: Path, table: pa.Table, skipped: NDArray[np.int64], first: int
 ) -> tuple[pa.Table, NDArray[np.int64]]:
-    """Leave out rows that are blank lines: nothing at all is on them."""
+    """Leave out rows that are blank lines."""
     empty = np.ones(len(table), dtype=bool)
     for column in table.columns:
         if not empty.any():
@@ -197,7 +207,7 @@ def _without_blank_lines(
         empty &= pc.equal(pc.binary_length(column), 0).to_numpy()
     places = np.flatnonzero(empty)
     if not len(places) or len(places) != _blank_lines(path, first):
-        return table, skipped  # some have fields, only none that matters: they are bad rows
+        return table, skipped  # some have fields, but none of those that are read: they are bad rows
     numbers = line_numbers(first, len(table), skipped)(places)
     return table.filter(pa.array(~empty)), np.sort(np.concatenate([skipped, numbers]))
 
@@ -209,15 +219,3 @@ def _blank_lines(path: Path, first: int) -> int:
     ends = np.flatnonzero(np.frombuffer(text, dtype=np.uint8) == ord("\n"))
     blank = np.diff(np.concatenate([[-1], ends])) == 1
     return int(blank[first - 1 :].sum())
-
-
-def line_numbers(
-    first: int, count: int, skipped: NDArray[np.int64]
-) -> Callable[[NDArray[np.int64]], NDArray[np.int64]]:
-    """Line numbers of rows, `skipped` lines being none of them."""
-
-    def label(places: NDArray[np.int64]) -> NDArray[np.int64]:
-        numbers = np.arange(first, first + count + len(skipped))
-        return np.delete(numbers, skipped - first)[places]
-
-    return label

@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from ..data.prompt_tokens import Prompt
 from ..items.item_trie import ItemId
 from .exact_ranking import rank_items, ranks_by_scores, ranks_in_lists
 from .metrics import metric_values, standard_error
 from .process_group import from_first, gather, has_sharded_weights, process_rank
-from .prompt_batches import Prompt
 from .recommend import recommend
 from .resume import FinishedUsers, Ranks, json_fingerprint, model_fingerprint, tokenizer_fingerprint, trie_fingerprint
 

@@ -10,10 +10,11 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from ..data.prompt_tokens import Prompt, tokenize_prompts
 from ..items.item_trie import ItemId, ItemTrie
 from ..items.trie_arrays import TrieArrays, ragged_ranges
 from .beam_search import Normalise, check_search_options, log_probabilities
-from .prompt_batches import Prompt, evaluation_mode, prompt_batches, tokenize_prompts
+from .prompt_batches import evaluation_mode, prompt_batches
 from .prompt_decoder import PromptDecoder
 
 
@@ -182,7 +183,7 @@ def _score_range(arrays: TrieArrays, decoder: PromptDecoder, first: int, last: i
     result = scores.new_empty(batch, last - first)
     for level in range(arrays.depth):
         tokens, children, real = (x.expand(batch, -1, -1) for x in arrays.padded_children(nodes, level))  # (B, W, C)
-        shares = log_probabilities(decoder.logits, decoder.columns(tokens), real, normalise)
+        shares = log_probabilities(decoder.logits, decoder.token_indices(tokens), real, normalise)
         # Those that reach into this range of items; the others belong to neighbouring chunks.
         inside = real[0] & (arrays.item_end[children[0]] > first) & (arrays.item_start[children[0]] < last)
         parents, places = inside.nonzero(as_tuple=True)  # (E,)

@@ -4,47 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, TypeAlias
+from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedModel
 from transformers.cache_utils import DynamicCache, DynamicLayer
 
 from ..items.item_trie import ItemTrie
-
-
-Prompt: TypeAlias = str | list[dict[str, Any]]
-
-
-def tokenize_prompts(
-    tokenizer: PreTrainedTokenizerBase,
-    prompts: Sequence[Prompt],
-    chat_template_kwargs: dict[str, Any] | None = None,
-) -> list[list[int]]:
-    """
-    Token ids of each prompt, as `SFTTrainer` tokenizes the `prompt` column: a conversation with the chat template, its
-    options and its generation prompt, a text with the special tokens the tokenizer adds.
-    """
-    options: dict[str, Any] = {"tokenize": True, "return_dict": True, "add_generation_prompt": True}
-    options |= chat_template_kwargs or {}
-    if isinstance(prompts, str):
-        raise TypeError("Got one text as prompts, expected a list of prompts. Pass [prompt].")
-    encoded = []
-    for prompt in prompts:
-        output: Any
-        if isinstance(prompt, str):
-            output = tokenizer(text=prompt)
-        else:
-            output = tokenizer.apply_chat_template(prompt, **options)
-        encoded.append(list(output["input_ids"]))
-    empty = [row for row, token_ids in enumerate(encoded) if not token_ids]
-    if empty:
-        raise ValueError(
-            f"{len(empty)} prompts have no tokens, the first at row {empty[0]}. Each user needs at least one past "
-            "item, or a prompt template with some words."
-        )
-    return encoded
 
 
 def prompt_batches(

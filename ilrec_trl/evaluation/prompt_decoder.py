@@ -31,8 +31,8 @@ class PromptDecoder:
         attention_mask (`torch.Tensor` of shape `(B, S)`):
             1 on the prompts' tokens, 0 on padding.
         tokens (`torch.Tensor` of shape `(T,)`, *optional*):
-            The only tokens that logits are needed of, ascending. Where they are less than half of the vocabulary and
-            the head is a plain linear layer, only their rows of it are multiplied, and `V` is `T` in what follows.
+            Tokens whose logits are needed, ascending. By default all. Where they are less than half of the vocabulary
+            and the head is a plain linear layer, only their rows of it are multiplied, and `V` is `T` in what follows.
 
     Attributes:
         logits (`torch.Tensor` of shape `(B, W, V)`):
@@ -60,7 +60,7 @@ class PromptDecoder:
         self.vocab_size: int = self.logits.shape[-1] if self._head is None else self._head.vocab_size
         self._attention = base.config.get_text_config()._attn_implementation
         self._shares_rows = "position_ids" in self._parameters and shares_prompt(base)
-        # Which of the columns behind the prompt each continuation sees: its own tokens.
+        # Which positions behind the prompt each continuation sees: those of its own tokens
         self._own = attention_mask.new_zeros(len(input_ids), 1, 0, dtype=torch.bool)  # (B, W, C)
 
     def fork(self) -> PromptDecoder:
@@ -115,23 +115,23 @@ class PromptDecoder:
         return self._call(tokens.reshape(-1, 1), mask, positions).view(batch, width, -1)
 
     def _drop_unseen(self, own: Tensor, keep: int) -> Tensor:
-        """Forget columns that no continuation sees any longer, once they outnumber what a step adds."""
+        """Forget positions that no continuation sees any longer, once they outnumber what a step adds."""
         seen = own.any(dim=1)  # (B, C)
         most = int(seen.sum(dim=1).max()) if seen.shape[1] else 0
         if seen.shape[1] - most <= keep:
             return own
-        columns = seen.int().argsort(dim=1, descending=True, stable=True)[:, :most]  # (B, most)
+        positions = seen.int().argsort(dim=1, descending=True, stable=True)[:, :most]  # (B, most)
         start = self._prompt_mask.shape[1]
         for layer in self._cache.layers:
             for name in ("keys", "values"):
                 states = getattr(layer, name)  # (B, heads, S + C, head size)
-                where = columns[:, None, :, None].expand(-1, states.shape[1], -1, states.shape[3])
+                where = positions[:, None, :, None].expand(-1, states.shape[1], -1, states.shape[3])
                 setattr(layer, name, torch.cat([states[:, :, :start], states[:, :, start:].gather(2, where)], dim=2))
-        return own.gather(2, columns[:, None].expand(-1, own.shape[1], -1))
+        return own.gather(2, positions[:, None].expand(-1, own.shape[1], -1))
 
-    def columns(self, tokens: Tensor) -> Tensor:
-        """Where in the last dimension of `logits` each token stands, in the shape of `tokens`; 0 for -1."""
-        return tokens.clamp(min=0) if self._head is None else self._head.columns[tokens.clamp(min=0)]
+    def token_indices(self, tokens: Tensor) -> Tensor:
+        """Place of each token in the last dimension of `logits`, in the shape of `tokens`; 0 for -1."""
+        return tokens.clamp(min=0) if self._head is None else self._head.index_of_token[tokens.clamp(min=0)]
 
     def _call(self, input_ids: Tensor, attention_mask: Tensor, positions: Tensor, last_only: bool = False) -> Tensor:
         arguments = {"input_ids": input_ids, "attention_mask": attention_mask, "use_cache": True}
@@ -158,6 +158,6 @@ def _check_left_padding(input_ids: Tensor, attention_mask: Tensor) -> None:
         )
     if (attention_mask[:, 1:] < attention_mask[:, :-1]).any() or not attention_mask[:, -1].all():
         raise ValueError(
-            "Prompts must be padded on the left and hold at least one token each: the last column of attention_mask "
-            "must be 1. Set `tokenizer.padding_side = 'left'`."
+            "Prompts must be padded on the left and hold at least one token each: attention_mask must end with 1 in "
+            "every row. Set `tokenizer.padding_side = 'left'`."
         )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Sequence
 from functools import partial
 from typing import Any
@@ -11,11 +10,12 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from ..data.prompt_tokens import Prompt, tokenize_prompts
 from ..items.item_trie import ItemId, ItemTrie
 from ..items.trie_arrays import ragged_ranges
-from .beam_search import FirstTokenLimit, Normalise, check_search_options, search
+from .beam_search import Normalise, check_search_options, search
 from .item_filter import ItemFilter, ItemSets
-from .prompt_batches import Prompt, evaluation_mode, prompt_batches, prompts_within, search_bytes, tokenize_prompts
+from .prompt_batches import evaluation_mode, prompt_batches, prompts_within, search_bytes
 
 
 @torch.no_grad()
@@ -30,7 +30,6 @@ def recommend(
     allow: ItemSets | None = None,
     exclude: ItemSets | None = None,
     normalise: Normalise = "vocabulary",
-    max_per_first_token: int | None = None,
     batch_size: int | None = None,
     memory_budget_mib: float | None = None,
     chat_template_kwargs: dict[str, Any] | None = None,
@@ -63,10 +62,6 @@ def recommend(
             What a token's probability is a share of: all tokens of the model, as in training and in `generate`, or
             those that continue the prefix in some item of the catalogue, whatever `allow` and `exclude` say.
             Probabilities of all items then sum to 1, and only the item tokens' rows of the head are computed.
-        max_per_first_token (`int`, *optional*):
-            Recommend at most so many items of one first token (of one broad group, with semantic IDs). The beams are
-            shared out so that enough first tokens for `top_k` items, or all there are, can have some: of one first
-            token at most `num_beams` divided by their number go on.
         batch_size (`int`, *optional*):
             Prompts searched at once, at most. By default 16, or what `memory_budget_mib` leaves room for.
         memory_budget_mib (`float`, *optional*):
@@ -78,7 +73,7 @@ def recommend(
 
     Returns:
         `list[list[tuple[str | int, float]]]`: for each prompt `top_k` pairs of item id and log-probability (nats),
-        best first; fewer only where `allow`, `exclude` and `max_per_first_token` leave fewer. Items that share a token
+        best first; fewer only where `allow` and `exclude` leave fewer. Items that share a token
         sequence stand next to each other with one score, in catalogue order.
 
     Raises:
@@ -99,11 +94,10 @@ def recommend(
         raise ValueError(
             f"Got num_beams={num_beams} for top_k={top_k}. Search with at least as many beams as results."
         )
-    check_search_options(num_beams, normalise, max_per_first_token)
+    check_search_options(num_beams, normalise)
     encoded = tokenize_prompts(tokenizer, prompts, chat_template_kwargs)
     trie = item_trie.to(model.device)
     item_filter = ItemFilter(trie, len(encoded), allow, exclude)
-    limit = FirstTokenLimit.of(trie, max_per_first_token, top_k, num_beams)
     fitting = None
     if memory_budget_mib is not None:
         fitting = partial(_prompts_that_fit, memory_budget_mib, model, trie, num_beams)
@@ -114,8 +108,8 @@ def recommend(
         for rows, input_ids, attention_mask in batches:
             users = torch.tensor(rows, device=trie.device)
             masked = input_ids.to(trie.device), attention_mask.to(trie.device)
-            leaves, scores = search(model, *masked, trie, item_filter, users, num_beams, normalise, limit)
-            listed = _items_of(trie, item_filter, users, leaves, scores, max_per_first_token)
+            leaves, scores = search(model, *masked, trie, item_filter, users, num_beams, normalise)
+            listed = _items_of(trie, item_filter, users, leaves, scores)
             for row, pairs in zip(rows, listed, strict=True):
                 results[row] = pairs[:top_k]
     return results
@@ -128,21 +122,17 @@ def _prompts_that_fit(
 
 
 def _items_of(
-    trie: ItemTrie, item_filter: ItemFilter, users: Tensor, leaves: Tensor, scores: Tensor, most: int | None
+    trie: ItemTrie, item_filter: ItemFilter, users: Tensor, leaves: Tensor, scores: Tensor
 ) -> list[list[tuple[ItemId, float]]]:
     """Pairs of item and score of each row of `leaves` `(B, W)`, best first."""
     arrays = trie.arrays
     known = leaves.clamp(min=0)
     counts = torch.where(leaves >= 0, arrays.num_items_below(known), 0)  # (B, W)
-    places, columns = ragged_ranges(arrays.item_start[known].flatten().long(), counts.flatten())  # (N,)
+    places, item_indices = ragged_ranges(arrays.item_start[known].flatten().long(), counts.flatten())  # (N,)
     rows = places // leaves.shape[1]
-    kept = item_filter.keeps(users[rows], columns)
-    firsts = torch.searchsorted(arrays.item_start[1 : 1 + arrays.level_size(1)], columns.int(), right=True)
-    found = (x[kept].tolist() for x in (rows, columns, scores.flatten()[places], firsts))
+    kept = item_filter.keeps(users[rows], item_indices)
+    found = (x[kept].tolist() for x in (rows, item_indices, scores.flatten()[places]))
     results: list[list[tuple[ItemId, float]]] = [[] for _ in leaves]
-    given: Counter[tuple[int, int]] = Counter()
-    for row, column, score, first in zip(*found, strict=True):
-        given[row, first] += 1
-        if most is None or given[row, first] <= most:
-            results[row].append((trie.item_ids[column], score))
+    for row, item_index, score in zip(*found, strict=True):
+        results[row].append((trie.item_ids[item_index], score))
     return results

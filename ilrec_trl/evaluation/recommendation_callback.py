@@ -19,7 +19,7 @@ class RecommendationCallback(TrainerCallback):
     `metric_for_best_model` and for early stopping.
 
     [`ILRecTrainer`] moves it before callbacks that read the metrics. With another trainer, list it before
-    `EarlyStoppingCallback`.
+    `EarlyStoppingCallback`, and call [`RecommendationCallback.bind_trainer`] for the metrics to be logged.
 
     Args:
         evaluator ([`RecommendationEvaluator`]):
@@ -43,6 +43,10 @@ class RecommendationCallback(TrainerCallback):
         self.metric_key_prefix = metric_key_prefix
         self.trainer: Trainer | None = None
 
+    def bind_trainer(self, trainer: Trainer) -> None:
+        """Log the metrics through this trainer, and so to its reporting services."""
+        self.trainer = trainer
+
     def on_evaluate(
         self,
         args: TrainingArguments,
@@ -55,7 +59,7 @@ class RecommendationCallback(TrainerCallback):
         found = {f"{self.metric_key_prefix}_{name}": value for name, value in figures.items()}
         if metrics is not None:
             metrics.update(found)
-        # The evaluation's own figures were logged before callbacks run.
+        # The trainer logged its own metrics of this evaluation before callbacks run
         if self.trainer is not None:
             self.trainer.log(found)
         elif state.is_world_process_zero:

@@ -109,7 +109,7 @@ class Recommender:
             exclude (`list[list[str]]`, *optional*):
                 Items not to recommend, one list for each user.
             **options (*optional*):
-                `batch_size`, `memory_budget_mib`, `normalise` and `max_per_first_token` of [`recommend`].
+                `batch_size`, `memory_budget_mib` and `normalise` of [`recommend`].
 
         Returns:
             `list[list[Recommendation]]`: for each user item, title and log-probability, best first; fewer than `top_k`

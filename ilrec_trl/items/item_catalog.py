@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
+from ..data.prompt_tokens import Prompt, tokenize_completions
 from ..model.new_tokens import Initialisation, add_rows
 from .item_trie import ItemTrie
 from .semantic_id_files import read_lc_rec
@@ -20,118 +21,8 @@ from .titles import clean_title, distinct_titles, refuse_special_tokens, shorten
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-
-Prompt: TypeAlias = str | list[dict[str, str]]
-
-
-def completion_tokens(
-    tokenizer: PreTrainedTokenizerBase,
-    texts: Sequence[str],
-    prompt: Prompt,
-    chat_template_kwargs: dict[str, Any] | None = None,
-) -> list[list[int]]:
-    """
-    Token ids of each text as `SFTTrainer` tokenizes prompt and completion together: the tokens after those of the
-    prompt, without the end-of-sequence token.
-
-    Raises:
-        ValueError: where a token would stand across the border of prompt and text, or a chat template does not end a
-            turn with the end-of-sequence token.
-    """
-    start: list[int]
-    encoded: Any
-    if isinstance(prompt, str):
-        start = tokenizer(text=prompt)["input_ids"]
-        encoded = tokenizer(text=[prompt + text for text in texts])["input_ids"]
-    else:
-        options: Any = {"tokenize": True, "return_dict": True} | (chat_template_kwargs or {})
-        rendered: Any = tokenizer.apply_chat_template(prompt, add_generation_prompt=True, **options)
-        start = rendered["input_ids"]
-        turns = [[*prompt, {"role": "assistant", "content": text}] for text in texts]
-        rendered = tokenizer.apply_chat_template(turns, **options)  # type: ignore[arg-type]
-        encoded = rendered["input_ids"]
-    joined = [text for text, tokens in zip(texts, encoded, strict=True) if tokens[: len(start)] != start]
-    if joined:
-        raise ValueError(
-            f"The tokenizer joins the end of the prompt {_end_of(prompt)!r} with the start of {len(joined)} items, "
-            f"such as {joined[0]!r}, so that no token starts where the item does. End prompts with a line break, or "
-            "with other text after which a new token starts."
-        )
-    tokens = [sequence[len(start) :] for sequence in encoded]
-    return tokens if isinstance(prompt, str) else [_without_closing(tokenizer, sequence) for sequence in tokens]
-
-
-def _without_closing(tokenizer: PreTrainedTokenizerBase, tokens: list[int]) -> list[int]:
-    if tokenizer.eos_token_id not in tokens:
-        raise ValueError(
-            f"The chat template closes an item with {tokenizer.decode(tokens)[-40:]!r}, which does not hold the "
-            f"end-of-sequence token {tokenizer.eos_token!r}. Set `tokenizer.eos_token` to what ends a turn."
-        )
-    return tokens[: tokens.index(tokenizer.eos_token_id)]
-
-
-def _end_of(prompt: Prompt) -> str:
-    return prompt[-40:] if isinstance(prompt, str) else prompt[-1]["content"][-40:]
-
-
-def check_semantic_ids(
-    tokenizer: PreTrainedTokenizerBase, sequences: Mapping[str, list[int]], semantic_ids: Sequence[Sequence[str]]
-) -> None:
-    """Refuse a tokenizer that does not read each token of a semantic ID as one entry."""
-    vocabulary = tokenizer.get_vocab()
-    for (item_id, token_ids), tokens in zip(sequences.items(), semantic_ids, strict=True):
-        if token_ids != [vocabulary.get(token) for token in tokens] or tokenizer.unk_token_id in token_ids:
-            raise ValueError(
-                f"The tokenizer reads the semantic ID {list(tokens)} of item {item_id!r} as "
-                f"{tokenizer.convert_ids_to_tokens(token_ids)}, expected one entry for each token. Call "
-                "`catalog.add_tokens(tokenizer, model)` first."
-            )
-
-
-SPECIAL_TOKENS = ["<pad>", "<eos>", "<unk>"]
-
-
-def semantic_id_tokenizer(tokens: Sequence[str]) -> PreTrainedTokenizerFast:
-    """Tokenizer with one entry for each of `tokens`, which may follow each other without a gap."""
-    vocabulary = {token: token_id for token_id, token in enumerate([*SPECIAL_TOKENS, *tokens])}
-    if len(vocabulary) != len(SPECIAL_TOKENS) + len(tokens):
-        raise ValueError(f"Semantic-ID tokens must be distinct and other than {SPECIAL_TOKENS}.")
-    tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
-    tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex(r"\s+"), behavior="removed")
-    tokenizer.decoder = decoders.Fuse()
-    # As added tokens they are found anywhere in a text, whatever they look like.
-    tokenizer.add_tokens([AddedToken(token, normalized=False) for token in tokens])
-    return _wrap(tokenizer)
-
-
-def title_tokenizer(titles: Sequence[str], vocab_size: int) -> PreTrainedTokenizerFast:
-    """Byte-level BPE of `vocab_size` entries trained on `titles`; any text can be written in it."""
-    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    smallest = len(alphabet) + len(SPECIAL_TOKENS)
-    if vocab_size < smallest:
-        raise ValueError(f"Got vocab_size {vocab_size}, expected at least {smallest}: one entry a byte, and specials.")
-    tokenizer = Tokenizer(models.BPE())
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    tokenizer.decoder = decoders.ByteLevel()
-    trainer = trainers.BpeTrainer(
-        vocab_size=vocab_size, special_tokens=SPECIAL_TOKENS, initial_alphabet=alphabet, show_progress=False
-    )
-    tokenizer.train_from_iterator(titles, trainer)
-    return _wrap(tokenizer)
-
-
-def _wrap(tokenizer: Tokenizer) -> PreTrainedTokenizerFast:
-    pad, eos, unk = SPECIAL_TOKENS
-    return PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer,
-        pad_token=pad,
-        eos_token=eos,
-        unk_token=unk,
-        clean_up_tokenization_spaces=False,
-    )
-
-
 CatalogKind: TypeAlias = Literal["semantic_ids", "titles"]
+SPECIAL_TOKENS = ["<pad>", "<eos>", "<unk>"]  # of the tokenizers that a catalogue builds
 
 
 class ItemCatalog:
@@ -140,14 +31,11 @@ class ItemCatalog:
     `kind` says which of them `texts` are. Several items may have one title or one semantic ID.
 
     Args:
-        item_ids (`list[str]`):
-            Distinct ids.
-        texts (`list[str]`, *optional*):
-            Titles, one per item. Not needed with `semantic_ids`, whose tokens are joined.
-        semantic_ids (`list[list[str]]`, *optional*):
-            Tokens such as `["<a_12>", "<b_3>"]`, one list per item.
-        kind (`"semantic_ids"` or `"titles"`, *optional*):
-            What names an item. By default titles where `texts` are given and are not the joined semantic IDs.
+        item_ids (`list[str]`): Distinct ids.
+        texts (`list[str]`, *optional*): Titles, one per item. Not needed with `semantic_ids`, whose tokens are joined.
+        semantic_ids (`list[list[str]]`, *optional*): Tokens such as `["<a_12>", "<b_3>"]`, one list per item.
+        kind (`"semantic_ids"` or `"titles"`, *optional*): What names an item. By default titles where `texts` are
+            given and are not the joined semantic IDs.
 
     Example:
 
@@ -195,10 +83,10 @@ class ItemCatalog:
         Catalogue of items named by their titles, cleaned by [`~titles.clean_title`].
 
         Raises:
-            ValueError: where nothing is left of a title or it is no text; names the items.
+            ValueError: if a title is no text, or nothing is left of it after cleaning; names the items.
         """
         if wrong := [item_id for item_id, title in titles.items() if not isinstance(title, str)]:
-            raise ValueError(f"The titles of {len(wrong)} items are no text: {wrong[:5]}. Give them one.")
+            raise ValueError(f"The titles of {len(wrong)} items are no text: {wrong[:5]}. Pass titles of type str.")
         return cls(list(map(str, titles)), texts=list(map(clean_title, titles.values())))
 
     @classmethod
@@ -212,28 +100,50 @@ class ItemCatalog:
         Read a folder as LC-Rec publishes it.
 
         Args:
-            folder (`str` or `Path`):
-                Holds `index.json` (semantic IDs) or `item.json` (titles), or both; also as `<data set>.index.json`,
-                and with `.gz`.
-            kind (`"semantic_ids"` or `"titles"`, *optional*, defaults to `"semantic_ids"`):
-                What names an item. The other is read as well where it is there for the same items.
+            folder (`str` or `Path`): Holds `index.json` (semantic IDs) or `item.json` (titles), or both; also as
+                `<data set>.index.json`, and with `.gz`.
+            kind (`"semantic_ids"` or `"titles"`, *optional*, defaults to `"semantic_ids"`): What names an item. The
+                other one is read too if the folder has it for the same items.
         """
         return cls(*read_lc_rec(folder, kind), kind)
 
+    def __len__(self) -> int:
+        return len(self.item_ids)
+
+    def __contains__(self, item_id: object) -> bool:
+        return item_id in self._rows
+
+    def __repr__(self) -> str:
+        return f"ItemCatalog({len(self)} items, kind={self.kind!r}, e.g. {self.item_ids[0]!r}: {self.texts[0]!r})"
+
+    def text(self, item_id: str) -> str:
+        """The text of an item in a prompt or completion."""
+        if item_id not in self._rows:
+            raise ValueError(f"Got item {item_id!r}, which is not among the {len(self)} items of the catalogue.")
+        return self.texts[self._rows[item_id]]
+
+    @property
+    def tokens(self) -> list[str]:
+        """Distinct tokens of the semantic IDs, sorted; none for a catalogue of titles alone."""
+        return sorted({token for tokens in self.semantic_ids or [] for token in tokens})
+
+    def as_kind(self, kind: CatalogKind) -> ItemCatalog:
+        """The same items named by their titles or by their semantic IDs."""
+        return ItemCatalog(self.item_ids, self.titles, self.semantic_ids, kind)
+
     def with_items(self, items: ItemCatalog, new_tokens: bool = False) -> ItemCatalog:
         """
-        This catalogue and more items. A model that knows their tokens recommends them without being trained again:
-        build the trie anew, `catalog.with_items(items).trie(tokenizer)`.
+        This catalogue with more items. A model that knows their tokens can recommend them without further training.
+        Build a new trie for it: `catalog.with_items(items).trie(tokenizer)`.
 
         Args:
-            items ([`ItemCatalog`]):
-                Holds titles and semantic IDs as this catalogue does.
-            new_tokens (`bool`, *optional*, defaults to `False`):
-                Allow semantic IDs with tokens that this catalogue lacks; `add_tokens` and training must follow.
+            items ([`ItemCatalog`]): The new items. They have titles, semantic IDs or both, as this catalogue does.
+            new_tokens (`bool`, *optional*, defaults to `False`): Allow semantic IDs with tokens that this catalogue
+                lacks; `add_tokens` and training must follow.
 
         Raises:
-            ValueError: for items that are in the catalogue, lack what it holds, or have semantic IDs of new tokens or
-                of another length than all others; names the items.
+            ValueError: for items that are in the catalogue already, lack titles or semantic IDs that it holds, or have
+                semantic IDs with new tokens or of another length; names the items.
         """
         if known := [item_id for item_id in items.item_ids if item_id in self]:
             raise ValueError(
@@ -256,11 +166,11 @@ class ItemCatalog:
 
     def without_items(self, item_ids: Sequence[str]) -> ItemCatalog:
         """
-        This catalogue but for some items. Build the trie anew, `catalog.without_items(item_ids).trie(tokenizer)`: what
-        is not in it can never be recommended.
+        This catalogue without some items. Build a new trie, `catalog.without_items(item_ids).trie(tokenizer)`: items
+        outside the trie are never recommended.
 
         Raises:
-            ValueError: for items that are not in the catalogue, or where none is left.
+            ValueError: for items that are not in the catalogue, or if none would be left.
         """
         if isinstance(item_ids, str):
             raise TypeError(f"Got the text {item_ids!r}, expected a list of item ids. Pass [{item_ids!r}].")
@@ -279,54 +189,27 @@ class ItemCatalog:
 
     def with_distinct_titles(self, brands: Mapping[str, str] | None = None) -> ItemCatalog:
         """
-        The same items, equal titles told apart by brand or number. Without it such items share one place of a ranking.
+        The same items with distinct titles. Items of equal titles would share one place in a ranking.
 
         Args:
-            brands (`dict[str, str]`, *optional*):
-                Brand of each item, where it is known; appended to titles that several items have. Where that does not
-                tell them apart, and where no brand is known, the second item gets the number 2, and so on.
+            brands (`dict[str, str]`, *optional*): Brand of each item where it is known. It is appended to titles that
+                several items have. Titles that are still equal are numbered from the second item on.
         """
-        titles = distinct_titles(self._titles_by_id(), brands)
-        return ItemCatalog(self.item_ids, list(titles.values()), self.semantic_ids, self.kind)
+        return self._with_titles(distinct_titles(self._titles_by_id(), brands))
 
     def with_short_titles(self, tokenizer: PreTrainedTokenizerBase, max_title_tokens: int) -> ItemCatalog:
         """
-        The same items, titles of more than `max_title_tokens` tokens cut after a word. Titles that differed still
-        differ: where the cut ones would not, they get a number.
+        The same items, with titles of more than `max_title_tokens` tokens cut after a word. Titles that differed still
+        differ: cut titles that would be equal are numbered.
 
         Raises:
-            ValueError: where not even a title's first word fits; names the items.
+            ValueError: if not even the first word of a title fits; names the items.
         """
 
         def count_tokens(texts: list[str]) -> list[int]:
-            return list(map(len, completion_tokens(tokenizer, texts, "\n"))) if texts else []
+            return list(map(len, tokenize_completions(tokenizer, texts, "\n"))) if texts else []
 
-        titles = shortened_titles(self._titles_by_id(), count_tokens, max_title_tokens)
-        return ItemCatalog(self.item_ids, list(titles.values()), self.semantic_ids, self.kind)
-
-    def as_kind(self, kind: CatalogKind) -> ItemCatalog:
-        """The same items named by their titles or by their semantic IDs."""
-        return ItemCatalog(self.item_ids, self.titles, self.semantic_ids, kind)
-
-    def __len__(self) -> int:
-        return len(self.item_ids)
-
-    def __contains__(self, item_id: object) -> bool:
-        return item_id in self._rows
-
-    def __repr__(self) -> str:
-        return f"ItemCatalog({len(self)} items, kind={self.kind!r}, e.g. {self.item_ids[0]!r}: {self.texts[0]!r})"
-
-    def text(self, item_id: str) -> str:
-        """What names the item in a prompt or completion."""
-        if item_id not in self._rows:
-            raise ValueError(f"Got item {item_id!r}, which is not among the {len(self)} items of the catalogue.")
-        return self.texts[self._rows[item_id]]
-
-    @property
-    def tokens(self) -> list[str]:
-        """Distinct tokens of the semantic IDs, sorted; none for a catalogue of titles alone."""
-        return sorted({token for tokens in self.semantic_ids or [] for token in tokens})
+        return self._with_titles(shortened_titles(self._titles_by_id(), count_tokens, max_title_tokens))
 
     def add_tokens(
         self,
@@ -336,24 +219,22 @@ class ItemCatalog:
         seed: int = 0,
     ) -> list[int]:
         """
-        Make every semantic-ID token one entry of the tokenizer, and a row of the model's embedding and head.
+        Add every semantic-ID token to the tokenizer, and a row for it to the model's embedding and head.
 
-        Rows of tokens that tokenizer and model both had before are left as they are. For the others, an untied head's
-        rows start from rows of the head.
+        Tokens that the tokenizer and the model had before keep their rows. New rows of an untied head are made from
+        rows of the head.
 
         Args:
-            tokenizer (`PreTrainedTokenizerBase`):
-                Changed in place.
-            model (`PreTrainedModel`, *optional*):
-                Its embeddings grow where they are too few; spare rows and a padded vocabulary stay. Pass it together
-                with its own tokenizer, before PEFT or a trainer wraps it; its linear layers may be quantised.
-            initialise (`"item_texts"`, `"mean"` or `"random"`, *optional*):
-                Where new rows start. `"item_texts"`: from the rows of the tokens in the titles of all items whose
-                semantic ID holds the new token, brought to the usual distance from the mean row. `"mean"`: from the
-                mean row, with little noise. `"random"`: anywhere at the usual distance from the mean row. By default
-                from the item texts where the catalogue has titles, else at random.
-            seed (`int`, *optional*, defaults to `0`):
-                Seed of the noise, without which two rows might be equal.
+            tokenizer (`PreTrainedTokenizerBase`): The model's tokenizer, which is changed in place.
+            model (`PreTrainedModel`, *optional*): Model whose embeddings grow if they have too few rows; spare rows
+                and padding stay. Pass it with its own tokenizer, before PEFT or a trainer wraps it. Its linear layers
+                may be quantised.
+            initialise (`"item_texts"`, `"mean"` or `"random"`, *optional*): Initial values of new rows.
+                `"item_texts"`: the mean of the rows of the tokens in the titles of all items whose semantic ID holds
+                the new token, scaled to the usual distance from the mean row. `"mean"`: the mean row with a little
+                noise. `"random"`: a random direction at the usual distance from the mean row. Defaults to
+                `"item_texts"` if the catalogue has titles, otherwise to `"random"`.
+            seed (`int`, *optional*, defaults to `0`): Seed of the noise that keeps new rows distinct.
 
         Returns:
             `list[int]`: ids of `tokens`, which [`item_token_settings`] and [`check_item_tokens_train`] take.
@@ -380,30 +261,28 @@ class ItemCatalog:
         max_title_tokens: int = 512,
     ) -> dict[str, list[int]]:
         """
-        Token ids of every item's text as it is tokenized after a prompt, without special tokens and an end token.
+        Token ids of every item's text as it is tokenized after a prompt, without special tokens or an end token.
 
         Args:
-            tokenizer (`PreTrainedTokenizerBase`):
-                The model's.
-            prompt (`str` or `list[dict]`, *optional*):
-                Any prompt of the data set, text or conversation; only how it ends matters, as some tokenizers write a
-                text's first word differently after a space, a line break or a chat template's mark. By default a line
-                break before titles and nothing before semantic IDs, as the default templates end.
-            chat_template_kwargs (`dict`, *optional*):
-                As in [`recommend`].
-            max_title_tokens (`int`, *optional*, defaults to `512`):
-                Longer titles are refused: no model learns to recite them, and beam search takes a step a token.
+            tokenizer (`PreTrainedTokenizerBase`): The model's.
+            prompt (`str` or `list[dict]`, *optional*): Any prompt of the data set, text or conversation. Only its end
+                matters: some tokenizers write the first word differently after a space, a line break or the mark of a
+                chat template. Defaults to the end of the default templates: a line break before titles, nothing before
+                semantic IDs.
+            chat_template_kwargs (`dict`, *optional*): As in [`recommend`].
+            max_title_tokens (`int`, *optional*, defaults to `512`): Longer titles are refused: models do not learn
+                them by heart, and beam search takes one step per token.
 
         Raises:
-            ValueError: where a semantic ID's token is not one entry of the tokenizer, a title is too long or holds a
-                special token, or a token would stand across the border of prompt and item; names the items.
+            ValueError: if a token of a semantic ID is not one entry of the tokenizer, a title is too long or holds a
+                special token, or a token would cross the border between prompt and item; names the items.
         """
         if prompt is None:
             prompt = "\n" if self.kind == "titles" else ""
-        sequences = completion_tokens(tokenizer, self.texts, prompt, chat_template_kwargs)
+        sequences = tokenize_completions(tokenizer, self.texts, prompt, chat_template_kwargs)
         named = dict(zip(self.item_ids, sequences, strict=True))
         if self.kind == "semantic_ids":
-            check_semantic_ids(tokenizer, named, self.semantic_ids or [])
+            _check_semantic_ids(tokenizer, named, self.semantic_ids or [])
         if self.kind == "titles":
             refuse_special_tokens(tokenizer, dict(zip(self.item_ids, self.texts, strict=True)), named)
         long = [item_id for item_id, tokens in named.items() if len(tokens) > max_title_tokens]
@@ -422,9 +301,9 @@ class ItemCatalog:
         max_title_tokens: int = 512,
     ) -> ItemTrie:
         """
-        The catalogue as a trie of the tokenizer's tokens; arguments as in [`ItemCatalog.token_sequences`].
+        The catalogue as a trie of the tokenizer's tokens. The arguments are those of [`ItemCatalog.token_sequences`].
 
-        Semantic IDs of one length end by themselves. Titles, and semantic IDs that differ in length, end with the
+        Semantic IDs of one length need no end token. Titles, and semantic IDs that differ in length, end with the
         tokenizer's end-of-sequence token, which TRL appends to completions.
         """
         sequences = self.token_sequences(tokenizer, prompt, chat_template_kwargs, max_title_tokens)
@@ -438,17 +317,16 @@ class ItemCatalog:
 
     def build_tokenizer(self, vocab_size: int = 4096) -> PreTrainedTokenizerFast:
         """
-        A tokenizer of this catalogue's own, for a small model trained from scratch.
+        Build a tokenizer of this catalogue alone, for a small model that is trained from scratch.
 
         Args:
-            vocab_size (`int`, *optional*, defaults to `4096`):
-                Entries of the byte-level BPE trained on titles. Semantic IDs have one entry a token, whatever this is.
+            vocab_size (`int`, *optional*, defaults to `4096`): Number of entries of the byte-level BPE that is trained
+                on titles. Semantic IDs have one entry for each token, whatever the number.
 
         Returns:
             `PreTrainedTokenizerFast`: with `<pad>`, `<eos>` and `<unk>` as tokens 0, 1 and 2.
         """
-
-        return title_tokenizer(self.texts, vocab_size) if self.kind == "titles" else semantic_id_tokenizer(self.tokens)
+        return _title_tokenizer(self.texts, vocab_size) if self.kind == "titles" else _code_tokenizer(self.tokens)
 
     def save(self, directory: str | Path) -> None:
         """Write `catalog.json` into `directory`."""
@@ -465,6 +343,17 @@ class ItemCatalog:
         if about.get("format") != 1:
             raise ValueError(f"{directory} holds a catalogue of format {about.get('format')}, expected 1.")
         return cls(about["item_ids"], about["titles"], about["semantic_ids"], about["kind"])
+
+    def _check(self) -> None:
+        for name, values in (("titles", self.titles), ("semantic IDs", self.semantic_ids)):
+            if values is not None and len(values) != len(self.item_ids):
+                raise ValueError(f"Got {len(self.item_ids)} item ids and {len(values)} {name}, expected one for each.")
+        empty = [item_id for item_id, text in zip(self.item_ids, self.texts, strict=True) if not text.strip()]
+        if empty:
+            raise ValueError(
+                f"{len(empty)} items have nothing to name them by ({self.kind}): {empty[:5]}. Give them a text, or "
+                "drop them from catalogue and interactions."
+            )
 
     def _check_new_semantic_ids(self, items: ItemCatalog, new_tokens: bool) -> None:
         lengths = {len(tokens) for tokens in self.semantic_ids or []}
@@ -490,13 +379,59 @@ class ItemCatalog:
             raise ValueError("The catalogue holds no titles. Pass `texts` as well.")
         return dict(zip(self.item_ids, self.titles, strict=True))
 
-    def _check(self) -> None:
-        for name, values in (("titles", self.titles), ("semantic IDs", self.semantic_ids)):
-            if values is not None and len(values) != len(self.item_ids):
-                raise ValueError(f"Got {len(self.item_ids)} item ids and {len(values)} {name}, expected one for each.")
-        empty = [item_id for item_id, text in zip(self.item_ids, self.texts, strict=True) if not text.strip()]
-        if empty:
+    def _with_titles(self, titles: dict[str, str]) -> ItemCatalog:
+        return ItemCatalog(self.item_ids, list(titles.values()), self.semantic_ids, self.kind)
+
+
+def _check_semantic_ids(
+    tokenizer: PreTrainedTokenizerBase, sequences: Mapping[str, list[int]], semantic_ids: Sequence[Sequence[str]]
+) -> None:
+    """Refuse a tokenizer that splits tokens of semantic IDs."""
+    vocabulary = tokenizer.get_vocab()
+    for (item_id, token_ids), tokens in zip(sequences.items(), semantic_ids, strict=True):
+        if token_ids != [vocabulary.get(token) for token in tokens] or tokenizer.unk_token_id in token_ids:
             raise ValueError(
-                f"{len(empty)} items have nothing to name them by ({self.kind}): {empty[:5]}. Give them a text, or "
-                "drop them from catalogue and interactions."
+                f"The tokenizer reads the semantic ID {list(tokens)} of item {item_id!r} as "
+                f"{tokenizer.convert_ids_to_tokens(token_ids)}, expected one entry for each token. Call "
+                "`catalog.add_tokens(tokenizer, model)` first."
             )
+
+
+def _code_tokenizer(tokens: Sequence[str]) -> PreTrainedTokenizerFast:
+    """Tokenizer with one entry for each of `tokens`; no space is needed between them."""
+    vocabulary = {token: token_id for token_id, token in enumerate([*SPECIAL_TOKENS, *tokens])}
+    if len(vocabulary) != len(SPECIAL_TOKENS) + len(tokens):
+        raise ValueError(f"Semantic-ID tokens must be distinct and other than {SPECIAL_TOKENS}.")
+    tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex(r"\s+"), behavior="removed")
+    tokenizer.decoder = decoders.Fuse()
+    # Added tokens are found anywhere in a text, with or without spaces around them
+    tokenizer.add_tokens([AddedToken(token, normalized=False) for token in tokens])
+    return _wrap(tokenizer)
+
+
+def _title_tokenizer(titles: Sequence[str], vocab_size: int) -> PreTrainedTokenizerFast:
+    """Byte-level BPE of `vocab_size` entries trained on `titles`; it can encode any text."""
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    smallest = len(alphabet) + len(SPECIAL_TOKENS)
+    if vocab_size < smallest:
+        raise ValueError(f"Got vocab_size {vocab_size}, expected at least {smallest}: all bytes and special tokens.")
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocab_size, special_tokens=SPECIAL_TOKENS, initial_alphabet=alphabet, show_progress=False
+    )
+    tokenizer.train_from_iterator(titles, trainer)
+    return _wrap(tokenizer)
+
+
+def _wrap(tokenizer: Tokenizer) -> PreTrainedTokenizerFast:
+    pad, eos, unk = SPECIAL_TOKENS
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        pad_token=pad,
+        eos_token=eos,
+        unk_token=unk,
+        clean_up_tokenization_spaces=False,
+    )

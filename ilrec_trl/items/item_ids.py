@@ -1,4 +1,4 @@
-"""Ids of a catalogue's items in trie order, as a list or as an array, and their way back to columns."""
+"""Ids of a catalogue's items in trie order, and the item index of each id."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ from typing import Any, TypeAlias, overload
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
+
+from ..data.columns import places_of
 
 
 ItemId: TypeAlias = str | int
@@ -19,20 +21,18 @@ class ItemIds(Sequence[ItemId]):
     """
     Item ids in trie order.
 
-    A list is kept as it is and looked up with a dict, made at the first look-up. An array of numbers or strings stays
-    an array and is looked up by binary search, so that ten million ids cost 8 to 20 bytes each and 4 for the search.
+    A list is searched with a dict, which is made at the first look-up. An array of numbers or strings is searched by
+    bisection, so that ten million ids take 8 to 20 bytes each, and 4 more for the search.
 
     Args:
-        values (`list[str | int]` or `np.ndarray` of shape `(I,)`):
-            Distinct ids.
-        order (`np.ndarray` of shape `(I,)`, *optional*):
-            Indices that sort `values`, where they are known.
+        values (`list[str | int]` or `np.ndarray` of shape `(I,)`): Distinct ids.
+        order (`np.ndarray` of shape `(I,)`, *optional*): Indices that sort `values`, if they are known.
     """
 
     def __init__(self, values: list[ItemId] | NDArray[Any], order: NDArray[np.int32] | None = None) -> None:
         self.values = values
         self._order = order
-        self._rows: dict[ItemId, int] | None = None
+        self._index_of: dict[ItemId, int] | None = None
         if isinstance(values, list):
             distinct = len(set(values)) == len(values)
         elif order is None:
@@ -47,11 +47,10 @@ class ItemIds(Sequence[ItemId]):
     def from_source(cls, item_ids: range | Sequence[ItemId] | NDArray[Any], rows: NDArray[np.int64]) -> ItemIds:
         """The ids that stand at `rows` `(I,)` of the caller's own order."""
         if isinstance(item_ids, range):
-            order = np.empty(len(rows), dtype=np.int32)
-            order[rows] = np.arange(len(rows), dtype=np.int32)
+            order = places_of(rows)
             if item_ids.step < 0:
                 order = order[::-1].copy()
-            # A range that fits 32 bits takes half the memory.
+            # A range that fits 32 bits takes half the memory
             ends = sorted((item_ids[0], item_ids[-1]))
             small = -(2**31) <= ends[0] and ends[1] < 2**31
             values: NDArray[Any] = rows * item_ids.step + item_ids.start
@@ -95,12 +94,13 @@ class ItemIds(Sequence[ItemId]):
     def __repr__(self) -> str:
         return f"ItemIds({len(self)} ids, e.g. {self[0]!r})"
 
-    def columns(self, item_ids: Sequence[ItemId]) -> NDArray[np.int64]:
-        """Where each of `item_ids` `(N,)` stands; -1 for an id that is not there."""
+    def indices(self, item_ids: Sequence[ItemId]) -> NDArray[np.int64]:
+        """Item index `(N,)` of each id; -1 for an unknown id."""
         if isinstance(self.values, list):
-            if self._rows is None:
-                self._rows = {item_id: column for column, item_id in enumerate(self.values)}
-            return np.fromiter((self._rows.get(item_id, -1) for item_id in item_ids), np.int64, len(item_ids))
+            if self._index_of is None:
+                self._index_of = {item_id: item_index for item_index, item_id in enumerate(self.values)}
+            index_of = self._index_of
+            return np.fromiter((index_of.get(item_id, -1) for item_id in item_ids), np.int64, len(item_ids))
         assert self._order is not None
         found = np.full(len(item_ids), -1, dtype=np.int64)
         kind: Any = str if self.values.dtype.kind == "T" else (int, np.integer)
@@ -108,12 +108,12 @@ class ItemIds(Sequence[ItemId]):
         places = np.flatnonzero([isinstance(item_id, kind) for item_id in asked])
         if len(places):
             queries = np.array(asked[places].tolist(), dtype=self.values.dtype if kind is str else np.int64)
-            columns = self._order[_first_not_below(self.values, self._order, queries)]
-            found[places] = np.where(self.values[columns] == queries, columns, -1)
+            nearest = self._order[_first_not_below(self.values, self._order, queries)]
+            found[places] = np.where(self.values[nearest] == queries, nearest, -1)
         return found
 
     def arrays(self) -> dict[str, NDArray[Any]]:
-        """An array of ids as arrays of numbers, to be saved; strings as the bytes of all and where each one ends."""
+        """An array of ids as arrays of numbers, to be saved. Strings become their bytes and the end of each string."""
         assert isinstance(self.values, np.ndarray)
         assert self._order is not None
         if self.values.dtype.kind != "T":
@@ -139,8 +139,8 @@ class ItemIds(Sequence[ItemId]):
 
 def _first_not_below(values: NDArray[Any], order: NDArray[np.int32], queries: NDArray[Any]) -> NDArray[np.int64]:
     """
-    Place in `order` of the first value that is not below each query, or the last place. Written out because
-    `np.searchsorted` fails on strings of more than 15 bytes (numpy 2.4).
+    Place in `order` of the first value that is not below each query, or the last place. `np.searchsorted` would do
+    the same, but it fails on strings of more than 15 bytes (numpy 2.4).
     """
     low, high = np.zeros(len(queries), dtype=np.int64), np.full(len(queries), len(values) - 1)
     while (open_ := low < high).any():
@@ -151,7 +151,7 @@ def _first_not_below(values: NDArray[Any], order: NDArray[np.int32], queries: ND
 
 
 def _any_equal_neighbours(values: NDArray[Any], order: NDArray[np.int32]) -> bool:
-    """Whether two ids are the same, chunk by chunk so that no sorted copy is made."""
+    """Whether two ids are equal. It is found chunk by chunk, without a sorted copy of all."""
     for start in range(0, len(values), _CHUNK):
         chunk = values[order[start : start + _CHUNK + 1]]
         if bool((chunk[1:] == chunk[:-1]).any()):

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from .item_ids import ItemId, ItemIds
-from .trie_arrays import TrieArrays, check_item_scores
+from .trie_arrays import TrieArrays, check_item_scores, score_rows
 from .trie_building import build_trie_arrays, load_trie, pad_sequences, save_trie
 
 
@@ -23,23 +23,21 @@ class ItemTrie:
     """
     Every item of a catalogue as a path of tokens, for constrained decoding and for the reward mass of a prefix.
 
-    Arrays only: items are sorted by their token sequence, so the items below a prefix are one contiguous range, and
-    nodes are numbered breadth first, so the children of a node are one contiguous range too. Node 0 is the root (the
-    empty prefix) and node `e + 1` is what edge `e` leads to. Items with one and the same token sequence share a leaf.
-    No item's sequence may continue another's: then leaves, and only leaves, are items.
+    Items are sorted by their token sequence (trie order), so the items below a prefix are one contiguous range. Nodes
+    are numbered breadth first, so the children of a node are one contiguous range too. Node 0 is the root (the empty
+    prefix). Items with equal token sequences share a leaf. No item's sequence may be the start of another's, so that
+    exactly the leaves are items.
 
-    Wherever a method takes `prefixes`, it accepts lists of tokens, a `(N, D)` tensor whose rows are padded with -1 at
-    the end, or node ids as a `(N,)` tensor. Methods work on the device of the tensors they are given.
+    A method with `prefixes` accepts lists of tokens, a `(N, D)` tensor whose rows are padded with -1 at the end, or
+    node ids as a `(N,)` tensor. Methods work on the device of the tensors they are given.
 
     Build it with [`ItemTrie.from_sequences`] or, for millions of items, [`ItemTrie.from_arrays`].
 
     Args:
-        item_ids (`list[str | int]` or `ItemIds`):
-            Distinct ids in trie order, one per item.
-        arrays (`TrieArrays`):
-            Nodes and item ranges.
-        end_token_id (`int`, *optional*):
-            Token that every sequence ends with, or `None` when sequences end by themselves.
+        item_ids (`list[str | int]` or `ItemIds`): Distinct ids in trie order, one per item.
+        arrays (`TrieArrays`): Nodes and item ranges.
+        end_token_id (`int`, *optional*): Token that every sequence ends with, or `None` when sequences end by
+            themselves.
 
     Example:
 
@@ -68,13 +66,12 @@ class ItemTrie:
     @classmethod
     def from_sequences(cls, sequences: Mapping[Any, Sequence[int]], end_token_id: int | None = None) -> ItemTrie:
         """
-        Build the trie by one lexicographic sort.
+        Build the trie from token sequences.
 
         Args:
-            sequences (`dict[str | int, list[int]]`):
-                Token ids of every item. Items may share a sequence.
-            end_token_id (`int`, *optional*):
-                Appended to every sequence. Needed when sequences differ in length, as titles do.
+            sequences (`dict[str | int, list[int]]`): Token ids of every item. Items may share a sequence.
+            end_token_id (`int`, *optional*): Appended to every sequence. Needed if sequences differ in length, as
+                those of titles do.
 
         Raises:
             ValueError: for an empty catalogue or sequence, a negative token, a sequence that holds `end_token_id`, or
@@ -92,12 +89,10 @@ class ItemTrie:
         Build the trie of a large catalogue from arrays, without a Python object for each item.
 
         Args:
-            item_ids (`range` or `np.ndarray` of shape `(I,)`):
-                Distinct integers or strings. They are kept as an array, and `trie.item_ids` reads from it.
-            tokens (`np.ndarray` of shape `(I, D)`):
-                Token ids of every item, rows padded with -1 at their end.
-            end_token_id (`int`, *optional*):
-                As in [`ItemTrie.from_sequences`].
+            item_ids (`range` or `np.ndarray` of shape `(I,)`): Distinct integers or strings. They are kept as an
+                array, and `trie.item_ids` reads from it.
+            tokens (`np.ndarray` of shape `(I, D)`): Token ids of every item, rows padded with -1 at their end.
+            end_token_id (`int`, *optional*): As in [`ItemTrie.from_sequences`].
 
         Raises:
             TypeError: for tokens that are no integers, or ids that are neither integers nor strings.
@@ -117,14 +112,14 @@ class ItemTrie:
 
     @property
     def item_ids(self) -> Sequence[ItemId]:
-        """Ids in trie order: the order of the columns wherever all items are scored."""
+        """Ids in trie order. Item scores `(B, I)` are in this order."""
         return self._ids.values if isinstance(self._ids.values, list) else self._ids
 
     def __len__(self) -> int:
         return len(self._ids)
 
     def __contains__(self, item_id: object) -> bool:
-        return bool(self._ids.columns([item_id])[0] >= 0)  # type: ignore[list-item]
+        return bool(self._ids.indices([item_id])[0] >= 0)  # type: ignore[list-item]
 
     def __repr__(self) -> str:
         return f"ItemTrie({len(self)} items, {self.num_nodes} nodes, depth {self.depth})"
@@ -161,16 +156,16 @@ class ItemTrie:
         return self._copies[device]
 
     def index_of(self, item_ids: Sequence[ItemId]) -> Tensor:
-        """Trie-order columns `(N,)` of items; `ValueError` naming those that are not in the catalogue."""
-        columns = self._ids.columns(item_ids)
-        if (missing := columns < 0).any():
+        """Item indices `(N,)`: places in `item_ids`. A `ValueError` names items that are not in the catalogue."""
+        indices = self._ids.indices(item_ids)
+        if (missing := indices < 0).any():
             unknown = [item_ids[place] for place in np.flatnonzero(missing)[:5]]
             raise ValueError(
                 f"{missing.sum()} of {len(item_ids)} item ids are not in the catalogue of {len(self)} items: "
                 f"{unknown}{' ...' if missing.sum() > 5 else ''}. Ids look like {self.item_ids[0]!r}; add the "
                 "missing items to the catalogue or drop them from the histories."
             )
-        return torch.from_numpy(columns).to(self.device)
+        return torch.from_numpy(indices).to(self.device)
 
     def leaf_of(self, item_ids: Sequence[ItemId]) -> Tensor:
         """Leaf nodes `(N,)` of items."""
@@ -180,27 +175,19 @@ class ItemTrie:
         """Token sequence of an item, with the end token if the trie has one."""
         return self.arrays.path(int(self.leaf_of([item_id])))
 
-    def child(self, nodes: Tensor, tokens: Tensor) -> Tensor:
-        """Nodes `(N,)` reached from `nodes` `(N,)` by `tokens` `(N,)`; -1 where no item continues so."""
-        return self.to(nodes.device).arrays.child(nodes, tokens)
-
     def children(self, nodes: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """
-        All continuations of nodes `(N,)`, ragged: row `n` of each edge, its token and the node it leads to, each
-        `(E,)`; by row, tokens ascending. -1 and leaves have none.
+        All continuations of nodes `(N,)`: row `n`, token and child node of each edge, each `(E,)`, by row and token.
+        Leaves and -1 have none.
         """
         return self.to(nodes.device).arrays.children(nodes)
 
-    def is_leaf(self, nodes: Tensor) -> Tensor:
-        """Whether each of `nodes` `(N,)` is a complete item; False for -1."""
-        return self.to(nodes.device).arrays.is_leaf(nodes)
-
     def locate(self, prefixes: Tensor) -> Tensor:
-        """Nodes `(N,)` of prefixes `(N, D)`, each row padded with -1 at its end; -1 where no item starts so."""
+        """Nodes `(N,)` of prefixes `(N, D)`, each row padded with -1 at its end; -1 for a prefix of no item."""
         return self.to(prefixes.device).arrays.locate(prefixes)
 
     def nodes(self, prefixes: Prefixes) -> Tensor:
-        """Nodes `(N,)` of prefixes in any of the three forms; -1 where no item starts so."""
+        """Nodes `(N,)` of prefixes in any of the three forms; -1 for a prefix of no item."""
         if isinstance(prefixes, Tensor):
             return prefixes if prefixes.dim() == 1 else self.locate(prefixes)
         width = max(map(len, prefixes), default=0)
@@ -212,14 +199,12 @@ class ItemTrie:
         Tokens that can follow each prefix in some item.
 
         Args:
-            prefixes (`list[list[int]]` or `torch.Tensor` of shape `(N, D)` or `(N,)`):
-                Prefixes, or their nodes.
-            vocab_size (`int`):
-                Width of the mask: the model's logits, not the tokenizer's length.
+            prefixes (`list[list[int]]` or `torch.Tensor` of shape `(N, D)` or `(N,)`): Prefixes, or their nodes.
+            vocab_size (`int`): Width of the mask: the model's logits, not the tokenizer's length.
 
         Returns:
-            `torch.Tensor` of shape `(N, V)` and type bool. A row of a complete item or of no item at all is False
-            throughout; what that means is the caller's to decide.
+            `torch.Tensor` of shape `(N, V)` and type bool. The row of a complete item, or of a prefix of no item, is
+            all False.
         """
         self.check_vocab_size(vocab_size)
         nodes = self.nodes(prefixes)
@@ -232,30 +217,29 @@ class ItemTrie:
         self, item_scores: Tensor, prefixes: Prefixes, vocab_size: int, rows: Tensor | None = None
     ) -> Tensor:
         """
-        Share of a prefix's reward mass that lies below each next token: `q_t` of collaborative reward regularisation.
+        Share of a prefix's reward mass below each next token: `q_t` of collaborative reward regularisation.
 
             q_t(v) = sum_{i in items(prefix + v)} score(i) / sum_{i in items(prefix)} score(i)
 
         Source: ILRec (arXiv 2602.17410), collaborative reward regularisation.
 
         Args:
-            item_scores (`torch.Tensor` of shape `(B, I)`):
-                Non-negative scores, columns as in `item_ids`. Any scale: each prefix is normalised by itself.
-            prefixes (`list[list[int]]` or `torch.Tensor` of shape `(N, D)` or `(N,)`):
-                Prefixes, or their nodes.
-            vocab_size (`int`):
-                Width of the result.
-            rows (`torch.Tensor` of shape `(N,)`, *optional*):
-                Row of `item_scores` that each prefix reads. By default prefix `n` reads row `n`.
+            item_scores (`torch.Tensor` of shape `(B, I)`): Non-negative scores in the order of `item_ids`. Any scale
+                will do, since each prefix is normalised.
+            prefixes (`list[list[int]]` or `torch.Tensor` of shape `(N, D)` or `(N,)`): Prefixes, or their nodes.
+            vocab_size (`int`): Size V of the result.
+            rows (`torch.Tensor` of shape `(N,)`, *optional*): Row of `item_scores` that each prefix reads. By default
+                prefix `n` reads row `n`.
 
         Returns:
-            `torch.Tensor` of shape `(N, V)` and type float32. Each row sums to 1, or is 0 where no item is below the
-            prefix, or none of them has any mass, or the prefix is a complete item.
+            `torch.Tensor` of shape `(N, V)` and type float32. Each row sums to 1. It is 0 if no item is below the
+            prefix, if the items below it have no mass, or if the prefix is a complete item.
         """
         self.check_vocab_size(vocab_size)
         trie = self.to(item_scores.device)
         nodes = trie.nodes(prefixes).to(item_scores.device)
-        rows = check_item_scores(item_scores, len(self), len(nodes), rows)
+        check_item_scores(item_scores, len(self))
+        rows = score_rows(rows, len(nodes), item_scores)
         edge_rows, tokens, shares = trie.arrays.child_shares(item_scores, nodes, rows)  # (E,)
         rewards = torch.zeros(len(nodes), vocab_size, dtype=torch.float32, device=nodes.device)  # (N, V)
         rewards[edge_rows, tokens] = shares.float()
@@ -276,11 +260,11 @@ class ItemTrie:
 
     def match(self, tokens: Sequence[int]) -> tuple[list[ItemId], int] | None:
         """
-        Read one item off the start of `tokens`.
+        Find the item with whose whole sequence `tokens` starts.
 
         Returns:
-            `tuple[list[str | int], int]` or `None`: the items whose whole sequence `tokens` starts with, and that
-            sequence's length; `None` where there is no such item.
+            `tuple[list[str | int], int]` or `None`: ids of the items with that sequence, and its length; `None` if
+            there is no such item.
         """
         found = self.to("cpu").arrays.walk(tokens)
         return None if found is None else (self.items_below(found[0]), found[1])
@@ -291,11 +275,11 @@ class ItemTrie:
 
     @classmethod
     def load(cls, directory: str | Path) -> ItemTrie:
-        """Read what [`ItemTrie.save`] wrote. Arrays stay in the file, mapped into memory, until they are used."""
+        """Read what [`ItemTrie.save`] wrote. Arrays are mapped into memory and read when they are used."""
         return cls(**load_trie(directory))
 
     def check_vocab_size(self, vocab_size: int) -> None:
-        """Refuse a vocabulary that lacks tokens of the catalogue."""
+        """Refuse a vocabulary without some tokens of the catalogue."""
         if self.arrays.max_token >= vocab_size:
             raise ValueError(
                 f"The catalogue uses token {self.arrays.max_token}, but the vocabulary has {vocab_size} entries. Add "

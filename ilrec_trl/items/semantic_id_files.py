@@ -1,4 +1,4 @@
-"""Semantic IDs as LC-Rec's and MiniOneRec's programs read and write them."""
+"""Files of semantic IDs in the formats of LC-Rec and MiniOneRec."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from ..data.text_rows import open_bytes
 from .titles import clean_title
 
 
@@ -20,10 +21,10 @@ def write_lc_rec(
     Write `index.json` and `item.json`, as LC-Rec has them.
 
     Args:
-        folder (`str` or `Path`): Made where it is missing.
+        folder (`str` or `Path`): Made if it does not exist.
         index (`dict[str, list[str]]`): `{item: ["<a_1>", "<b_2>", ...]}`.
-        items (`dict[str, dict]`, *optional*): `{item: {"title": ..., ...}}`. Without it no `item.json` is written.
-        name (`str`, *optional*): Data set; the files are then `<name>.index.json` and `<name>.item.json`.
+        items (`dict[str, dict]`, *optional*): `{item: {"title": ..., ...}}`. By default no `item.json` is written.
+        name (`str`, *optional*): Name of the data set. Then the files are `<name>.index.json` and `<name>.item.json`.
     """
     folder, prefix = Path(folder), f"{name}." if name else ""
     folder.mkdir(parents=True, exist_ok=True)
@@ -49,8 +50,6 @@ def read_index(path: str | Path) -> dict[str, list[str]]:
 
 def read_json(path: str | Path) -> dict[str, Any]:
     """Read a JSON object, plain or compressed, whose keys are item ids."""
-    from ..data.text_rows import open_bytes
-
     path = Path(path)
     with open_bytes(path) as file:
         try:
@@ -64,10 +63,10 @@ def read_json(path: str | Path) -> dict[str, Any]:
 
 def find_json(folder: str | Path, name: str) -> Path | None:
     """
-    `name` in `folder`, else `<data set>.name`, plain or compressed; `None` where there is none.
+    `name` or else `<data set>.name` in `folder`, plain or compressed; `None` if there is none.
 
     Raises:
-        ValueError: where there are several.
+        ValueError: if there are several.
     """
     for pattern in (name, f"{name}.gz", f"*.{name}", f"*.{name}.gz"):
         found = sorted(Path(folder).glob(pattern))
@@ -83,7 +82,7 @@ def read_lc_rec(folder: str | Path, kind: str) -> tuple[list[str], list[str] | N
     Item ids, titles and semantic IDs of a folder, see [`ItemCatalog.from_lc_rec`].
 
     Raises:
-        FileNotFoundError: where the folder lacks the file that `kind` needs.
+        FileNotFoundError: if the file that `kind` needs is missing.
         ValueError: for a file of another form; names the items.
     """
     files = find_json(folder, "index.json"), find_json(folder, "item.json")
@@ -122,11 +121,11 @@ def write_minionerec(folder: str | Path, category: str, index: Index, items: Map
     """
     Write what MiniOneRec's programs read: `<category>.index.json`, `<category>.item.json` and `info/<category>.txt`.
 
-    The text file has one line an item: semantic ID, title and item id, with tabs between. Titles are cleaned, so that
-    they hold neither tabs nor line breaks.
+    The text file has one line for each item: semantic ID, title and item id, separated by tabs. Titles are cleaned, so
+    that they hold neither tabs nor line breaks.
 
     Args:
-        folder (`str` or `Path`): Made where it is missing.
+        folder (`str` or `Path`): Made if it does not exist.
         category (`str`): For example `"Industrial_and_Scientific"`.
         index (`dict[str, list[str]]`): `{item: ["<a_1>", "<b_2>", ...]}`.
         items (`dict[str, dict]`): `{item: {"title": ..., ...}}`.
@@ -146,30 +145,3 @@ def write_minionerec(folder: str | Path, category: str, index: Index, items: Map
     write_lc_rec(folder, index, items, category)
     (Path(folder) / "info").mkdir(exist_ok=True)
     (Path(folder) / "info" / f"{category}.txt").write_text("".join(lines), encoding="utf-8")
-
-
-def read_minionerec_info(path: str | Path) -> tuple[dict[str, list[str]], dict[str, str]]:
-    """
-    Read MiniOneRec's info file.
-
-    Args:
-        path (`str` or `Path`): Lines of semantic ID, title and item id, with tabs between.
-
-    Returns:
-        `tuple`: `{item: tokens}` and `{item: title}`.
-
-    Raises:
-        ValueError: Names the line that has another form, or whose item was there before.
-    """
-    index: dict[str, list[str]] = {}
-    titles: dict[str, str] = {}
-    # `\n` alone ends a line: a title may hold what `splitlines` takes for an end
-    for number, line in enumerate(Path(path).read_text(encoding="utf-8").removesuffix("\n").split("\n"), 1):
-        fields = line.split("\t")
-        tokens = fields[0].replace("><", "> <").split()
-        if len(fields) != 3 or not tokens or not all(token[0] == "<" and token[-1] == ">" for token in tokens):
-            raise ValueError(f"{path}, line {number}: got {line!r}, expected '<a_1><b_2>', title and item id by tabs.")
-        if fields[2] in index:
-            raise ValueError(f"{path}, line {number}: item {fields[2]!r} is there before.")
-        index[fields[2]], titles[fields[2]] = tokens, fields[1]
-    return index, titles

@@ -1,4 +1,4 @@
-"""Files and tables that hold titles of items."""
+"""Titles of items, read from files and tables."""
 
 from __future__ import annotations
 
@@ -10,22 +10,26 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet
+import pyarrow.types
 
+from ..data.raw_rows import BadRows, RawRows, bare_names, choose_columns, join_texts
+from ..data.table_rows import first_fields, read_json_lines, read_parquet, read_table
+from ..data.text_rows import open_bytes, read_delimited, read_header
 from .semantic_id_files import find_json
 from .titles import clean_title
 
 
 if TYPE_CHECKING:
     import pandas as pd
-    import pyarrow as pa
     from datasets import Dataset
 
-    from ..data.raw_rows import BadRows, RawRows
-
-# Files of titles that are known by name, as RecBole and MovieLens have them.
+# Files by which titles of RecBole and MovieLens are known in a folder
 _TITLE_FILES = ("*.item", "movies.dat", "movies.csv")
 _WITHOUT_HEADER = {"movies.dat": ["item", "title", "genres"], "u.item": ["item", "title", *map(str, range(22))]}
-# Where nothing else is said, the first of these names that a source has.
+_DELIMITERS = {"movies.dat": "::", "u.item": "|", ".item": "\t", ".tsv": "\t", ".csv": ","}  # by name, then by ending
+# Usual names of the columns; the first that a source has counts
 _COLUMNS = {
     "item": ("item", "item_id", "itemId", "parent_asin", "asin", "movieId", "id"),
     "title": ("title", "movie_title", "item_name", "name"),
@@ -72,21 +76,17 @@ def read_titles(
     Text files may be gzipped (`.gz`). They are UTF-8, MovieLens' `.dat` and `u.item` Latin-1.
 
     Args:
-        source (`str`, `Path`, `pandas.DataFrame`, [`datasets.Dataset`] or `pyarrow.Table`):
-            What to read.
-        items (`Collection[str]`, *optional*):
-            The items there are, such as `interactions.items`. Rows of others are passed over, and an item without a
-            row is refused.
-        columns (`Mapping[str, str]`, *optional*):
-            Names of the columns `"item"`, `"title"` and `"brand"`, those that differ from the usual: item, item_id,
-            itemId, parent_asin, asin, movieId, id; title, movie_title, item_name, name; brand, store.
-        fields (`Iterable[str]`, *optional*):
-            Names of further columns to read, such as RecBole's `class` or Amazon's `categories`: of a text a row, or
-            of a list of texts, which are joined by spaces.
-        bad_rows (`str`, *optional*, defaults to `"raise"`):
-            `"raise"` stops at rows that lack an item or a title, hold a wrong type, are no line of the format, or give
-            an item a second, other title. `"drop"` goes on without them, logs how many of each kind there were, and
-            keeps their line numbers in `bad_rows` of the result.
+        source (`str`, `Path`, `pandas.DataFrame`, [`datasets.Dataset`] or `pyarrow.Table`): What to read.
+        items (`Collection[str]`, *optional*): The items of the data, such as `interactions.items`. Rows of other items
+            are skipped, and an item without a row is refused.
+        columns (`Mapping[str, str]`, *optional*): Names of the columns `"item"`, `"title"` and `"brand"`. Needed where
+            they differ from the usual: item, item_id, itemId, parent_asin, asin, movieId, id; title, movie_title,
+            item_name, name; brand, store.
+        fields (`Iterable[str]`, *optional*): Names of further columns to read, such as RecBole's `class` or Amazon's
+            `categories`. Values are texts, or lists of texts, which are joined by spaces.
+        bad_rows (`str`, *optional*, defaults to `"raise"`): `"raise"` refuses rows without an item or a title, of a
+            wrong type or format, or with another title than an earlier row of the item. `"drop"` leaves them out, logs
+            how many there are of each kind, and keeps their line numbers in `bad_rows` of the result.
 
     Raises:
         FileNotFoundError: If there is no such file.
@@ -123,8 +123,48 @@ def read_titles(
     return found
 
 
+def is_table(path: Path) -> bool:
+    """Whether [`read_titles`] reads the file: a table, or JSON lines and not one object with item ids as keys."""
+    name, ending = _name_and_ending(path)
+    if ending != ".json":
+        return name in _WITHOUT_HEADER or ending in (*_DELIMITERS, ".jsonl", ".parquet")
+    with open_bytes(path) as file:
+        first, more = file.readline(), file.read(1 << 16).strip()
+    try:
+        return bool(more) and isinstance(json.loads(first), dict)
+    except ValueError:
+        return False  # one object over several lines
+
+
+def read_columns(path: Path) -> list[str]:
+    """Names of the columns of a table, without RecBole's types."""
+    name, ending = _name_and_ending(path)
+    if name in _WITHOUT_HEADER:
+        return _WITHOUT_HEADER[name]
+    if ending in (".json", ".jsonl"):
+        return list(first_fields(path))
+    if ending == ".parquet":
+        return list(pyarrow.parquet.read_schema(path).names)
+    return [name.split(":")[0] for name in read_header(path, _DELIMITERS[ending])]
+
+
+def find_title_file(folder: str | Path) -> Path | None:
+    """
+    RecBole's or MovieLens' titles in a folder that has no `item.json`; `None` where there are none.
+
+    Raises:
+        ValueError: where there are several.
+    """
+    if find_json(folder, "item.json") is not None:
+        return None
+    found = sorted({path for name in _TITLE_FILES for end in ("", ".gz") for path in Path(folder).glob(name + end)})
+    if len(found) > 1:
+        raise ValueError(f"{folder} holds several files of titles, {[path.name for path in found]}; name one of them.")
+    return found[0] if found else None
+
+
 def _add(found: ItemTitles, item: Any, title: Any, brand: Any, others: dict[str, Any]) -> str | None:
-    """Take up one row, or say what is wrong with it."""
+    """Add one row to what was found, or return what is wrong with it."""
     for role, value in ({"item": item, "title": title, "brand": brand} | others).items():
         if not isinstance(value, str | None):
             return f"whose {role} is {value.problem}"
@@ -150,18 +190,13 @@ class _Unreadable:
 
 
 def _texts(column: pa.ChunkedArray, further: bool) -> list[str | None | _Unreadable]:
-    """Values as text; whole numbers are written out, and in further columns any numbers, and lists of texts joined."""
-    import pyarrow.types as types
-
-    from ..data.raw_rows import join_texts
-
+    """Values as text. Whole numbers become text; in further columns all numbers do, and lists of texts are joined."""
     values = column.to_pylist()
     if further:
         values = [str(value) if type(value) in (int, float) else join_texts(value) for value in values]
-    kind = column.type
-    if types.is_integer(kind):
+    if pa.types.is_integer(column.type):
         return [None if value is None else str(value) for value in values]
-    if types.is_binary(kind) or types.is_large_binary(kind):
+    if pa.types.is_binary(column.type) or pa.types.is_large_binary(column.type):
         return [_decode(value) for value in values]
     wrong = _Unreadable("of a wrong type")
     return [value if isinstance(value, str | None) else wrong for value in values]
@@ -176,20 +211,22 @@ def _decode(value: bytes | None) -> str | None | _Unreadable:
 
 def _read(source: Any, columns: dict[str, str], further: list[str], same: dict[str, str]) -> RawRows:
     """
-    Rows with the columns `item`, `title`, where there is one `brand`, and the further ones; those whose column is read
-    already are put into `same`, with the name that it has there.
+    Rows with the columns `item`, `title`, `brand` if there is one, and the further ones. A further column that has a
+    role already is not read twice: `same` gets its name and that role.
     """
-    from ..data.table_rows import read_json_lines, read_parquet, read_table
-    from ..data.text_rows import read_delimited
 
     def roles(names: list[str]) -> dict[str, str]:
-        chosen = _roles(names, columns)
-        for name, column in _further(names, further).items():
-            known = [role for role, other in chosen.items() if other == column]
+        hints = dict.fromkeys(_COLUMNS, " or --items_columns")
+        chosen = choose_columns(names, columns, _COLUMNS, ("item", "title"), ("brand",), hints)
+        bare = bare_names(names)
+        if missing := [name for name in further if name not in bare]:
+            raise ValueError(f"No column {missing[0]!r} among {names}; name columns that there are as `fields`.")
+        for name in further:
+            known = [role for role, column in chosen.items() if column == bare[name]]
             if known:
                 same[name] = known[0]
             else:
-                chosen[name] = column
+                chosen[name] = bare[name]
         return chosen
 
     if not isinstance(source, str | Path):
@@ -197,96 +234,20 @@ def _read(source: Any, columns: dict[str, str], further: list[str], same: dict[s
     path = Path(source)
     if not path.is_file():
         raise FileNotFoundError(f"There is no file {path}.")
-    name = path.name.removesuffix(".gz")
-    if name == "movies.dat":
-        return read_delimited(path, "::", roles, _WITHOUT_HEADER[name], "latin-1")
-    if name == "u.item":
-        return read_delimited(path, "|", roles, _WITHOUT_HEADER[name], "latin-1")
-    if name.endswith((".item", ".tsv")):
-        return read_delimited(path, "\t", roles)
-    if name.endswith(".csv"):
-        return read_delimited(path, ",", roles)
-    if name.endswith((".jsonl", ".json")):
+    name, ending = _name_and_ending(path)
+    if name in _WITHOUT_HEADER:
+        return read_delimited(path, _DELIMITERS[name], roles, _WITHOUT_HEADER[name], "latin-1")
+    if ending in _DELIMITERS:
+        return read_delimited(path, _DELIMITERS[ending], roles)
+    if ending in (".jsonl", ".json"):
         return read_json_lines(path, roles, further)
-    if name.endswith(".parquet"):
+    if ending == ".parquet":
         return read_parquet([path], roles)
     raise ValueError(
         f"{path} has no ending that is known: expected .jsonl, .json, .item, .csv, .tsv, .parquet or movies.dat."
     )
 
 
-def _bare(names: list[str]) -> dict[str, str]:
-    """Columns by their names without RecBole's types: it writes `item_id:token`."""
-    return {name.split(":")[0]: name for name in reversed(names)} | {name: name for name in names}
-
-
-def _further(names: list[str], further: list[str]) -> dict[str, str]:
-    bare = _bare(names)
-    if missing := [name for name in further if name not in bare]:
-        raise ValueError(f"No column {missing[0]!r} among {names}; name columns that there are as `fields`.")
-    return {name: bare[name] for name in further}
-
-
-def _roles(names: list[str], columns: dict[str, str]) -> dict[str, str]:
-    if unknown := set(columns) - set(_COLUMNS):
-        raise ValueError(f"`columns` names {sorted(unknown)}; expected some of {', '.join(_COLUMNS)}.")
-    bare = _bare(names)
-    chosen = {}
-    for role, usual in _COLUMNS.items():
-        wanted = (columns[role],) if role in columns else usual
-        found = [bare[name] for name in wanted if name in bare]
-        if found:
-            chosen[role] = found[0]
-        elif role != "brand" or role in columns:
-            raise ValueError(
-                f"No column {' or '.join(map(repr, wanted))} among {names}; name yours with columns={{{role!r}: ...}} "
-                "or --items_columns."
-            )
-    return chosen
-
-
-def is_table(path: Path) -> bool:
-    """Whether [`read_titles`] reads the file: a table, or JSON lines and not one object with item ids as keys."""
-    from ..data.text_rows import open_bytes
-
+def _name_and_ending(path: Path) -> tuple[str, str]:
     name = path.name.removesuffix(".gz")
-    if not name.endswith(".json"):
-        return name == "movies.dat" or name.endswith((".item", ".csv", ".tsv", ".jsonl", ".parquet"))
-    with open_bytes(path) as file:
-        first, more = file.readline(), file.read(1 << 16).strip()
-    try:
-        return bool(more) and isinstance(json.loads(first), dict)
-    except ValueError:
-        return False  # one object over several lines
-
-
-def read_columns(path: Path) -> list[str]:
-    """Names of the columns of a table, without RecBole's types."""
-    import pyarrow.parquet
-
-    from ..data.table_rows import first_fields
-    from ..data.text_rows import read_header
-
-    name = path.name.removesuffix(".gz")
-    if name in _WITHOUT_HEADER:
-        return _WITHOUT_HEADER[name]
-    if name.endswith((".json", ".jsonl")):
-        return list(first_fields(path))
-    if name.endswith(".parquet"):
-        return list(pyarrow.parquet.read_schema(path).names)
-    return list(_bare(read_header(path, "," if name.endswith(".csv") else "\t")))
-
-
-def find_title_file(folder: str | Path) -> Path | None:
-    """
-    RecBole's or MovieLens' titles in a folder that has no `item.json`; `None` where there are none.
-
-    Raises:
-        ValueError: where there are several.
-    """
-    if find_json(folder, "item.json") is not None:
-        return None
-    found = sorted({path for name in _TITLE_FILES for end in ("", ".gz") for path in Path(folder).glob(name + end)})
-    if len(found) > 1:
-        raise ValueError(f"{folder} holds several files of titles, {[path.name for path in found]}; name one of them.")
-    return found[0] if found else None
+    return name, Path(name).suffix

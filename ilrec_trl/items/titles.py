@@ -1,4 +1,4 @@
-"""Titles as names of items: cleaned, told apart, and kept short."""
+"""Titles as names of items: clean them, make them distinct, and shorten them."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 _ESCAPED_AMPERSAND = re.compile("&(?:amp;)+", re.IGNORECASE)
-# With its semicolon alone: without it "Sound&notes" would become "Sound¬es"
+# Only with a semicolon: otherwise "Sound&notes" would become "Sound¬es"
 _ENTITY = re.compile(r"&(?:#\d{1,7}|#[xX][0-9a-fA-F]{1,6}|[A-Za-z][A-Za-z0-9]{1,31});")
 _CODE = re.compile(r"<(script|style)\b[^<>]*>.*?</\1\s*>", re.IGNORECASE | re.DOTALL)
-# Known tags alone: "5 < 7 > 3" and semantic-ID tokens such as <a_1> stay
+# Only known tags: "5 < 7 > 3" and semantic-ID tokens such as <a_1> stay
 _INLINE = "a|abbr|b|big|code|em|font|i|mark|s|small|span|strike|strong|sub|sup|tt|u"
 _BLOCK = "body|br|center|dd|div|dl|dt|h[1-6]|head|hr|html|img|li|ol|p|pre|table|tbody|td|th|thead|tr|ul"
 _INLINE_TAG = re.compile(rf"</?(?:{_INLINE})(?:\s[^<>]*)?/?>", re.IGNORECASE)
@@ -27,17 +27,17 @@ _BLOCK_TAG = re.compile(rf"</?(?:{_BLOCK})(?:\s[^<>]*)?/?>", re.IGNORECASE)
 _INVISIBLE = re.compile(
     "[\x00-\x08\x0e-\x1b\x7f-\x84\x86-\x9f\u00ad\u061c\u180e\u200b\u200e\u200f\u202a-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb]"
 )
-# Joiners shape letters of Arabic and Indic scripts and join emoji; next to Latin ones they are debris
+# Joiners shape letters of Arabic and Indic scripts and join emoji; next to Latin letters they have no use
 _STRAY_JOINER = re.compile("(?<![\u0600-\U0010ffff])[\u200c\u200d]+|[\u200c\u200d]+(?![\u0600-\U0010ffff])")
 
 
 def clean_title(title: str) -> str:
     """
-    A title as a reader sees it: HTML entities, also doubly escaped ones, resolved; HTML tags, control and invisible
-    characters and lone surrogates removed; Unicode composed (NFC); runs of white space one space.
+    A title as a reader sees it. HTML entities are resolved, even if they are escaped twice. HTML tags, control and
+    invisible characters and lone surrogates are removed. Unicode is composed (NFC), and white space becomes one space.
 
-    NFC joins what is one character to any reader. NFKC, which would also write "10²" as "102" and "½" as "1⁄2",
-    changes what a title says, and titles that differ in it would become one.
+    NFC joins only what looks like one character. NFKC would also write "10²" as "102" and "½" as "1⁄2", which changes
+    titles and makes different ones equal.
 
     Example:
 
@@ -51,8 +51,10 @@ def clean_title(title: str) -> str:
     """
     if title.isascii() and title.isprintable() and "&" not in title and "<" not in title:
         return " ".join(title.split())
-    title = title.encode("utf-16", "surrogatepass").decode("utf-16", "ignore")  # pairs are one character, others none
-    # What one pass uncovers, such as an escaped tag, the next one cleans
+    title = title.encode("utf-16", "surrogatepass").decode(
+        "utf-16", "ignore"
+    )  # a pair becomes one character, a lone one is dropped
+    # A pass may uncover something, such as an escaped tag, for the next one
     while (cleaned := _clean_once(title)) != title:
         title = cleaned
     return title
@@ -72,13 +74,11 @@ def _resolve(found: re.Match[str]) -> str:
 
 def distinct_titles(titles: Mapping[str, str], brands: Mapping[str, str] | None = None) -> dict[str, str]:
     """
-    Append the brand to titles that several items have, and a number where that does not tell them apart.
+    Append the brand to titles that several items have, and number the titles that are still equal.
 
     Args:
-        titles (`dict[str, str]`):
-            Cleaned title of every item. The first of equal items keeps its title where no brand is known.
-        brands (`dict[str, str]`, *optional*):
-            Brand, maker or shop of items, as many as are known.
+        titles (`dict[str, str]`): Cleaned title of every item. The first of equal titles gets no number.
+        brands (`dict[str, str]`, *optional*): Brand, maker or shop of the items for which it is known.
 
     Example:
 
@@ -116,11 +116,11 @@ def shortened_titles(
     titles: Mapping[str, str], count_tokens: Callable[[list[str]], list[int]], max_tokens: int
 ) -> dict[str, str]:
     """
-    Cut titles of more than `max_tokens` tokens after a word. Titles that differed still differ: where the cut ones
-    would not, they get a number.
+    Cut titles of more than `max_tokens` tokens after a word. Titles that differed still differ: cut titles that would
+    be equal are numbered.
 
     Raises:
-        ValueError: where not even the first word fits; names the items.
+        ValueError: if not even the first word of a title fits; names the items.
     """
     distinct = list(dict.fromkeys(titles.values()))
     lengths = dict(zip(distinct, count_tokens(distinct), strict=True))
@@ -149,7 +149,7 @@ def shortened_titles(
 def _cut(
     words: Sequence[str], number: int, count_tokens: Callable[[list[str]], list[int]], max_tokens: int
 ) -> str | None:
-    """The most words that fit, with the number where it is above 1."""
+    """The longest start of the title that fits, with the number if it is above 1."""
     ending = f" ({number})" if number > 1 else ""
     # A word has at least one token
     candidates = [" ".join(words[:kept]) + ending for kept in range(1, min(len(words), max_tokens + 1))]
@@ -162,7 +162,9 @@ def refuse_special_tokens(
 ) -> None:
     """Refuse titles with words that the tokenizer reads as its special tokens, such as the end of the sequence."""
     special = set(tokenizer.all_special_ids)
-    unknown = {tokenizer.unk_token_id}  # a character that the tokenizer lacks is no such word
+    unknown = {
+        tokenizer.unk_token_id
+    }  # unless the title spells it, it stands for a character that the tokenizer lacks
     found = [
         item_id
         for item_id, tokens in sequences.items()
@@ -171,5 +173,5 @@ def refuse_special_tokens(
     if found:
         raise ValueError(
             f"The titles of {len(found)} items hold special tokens of the tokenizer: {found[:5]}, the first is "
-            f"{titles[found[0]]!r}. Write them otherwise, or leave the items out."
+            f"{titles[found[0]]!r}. Change these titles, or leave the items out."
         )

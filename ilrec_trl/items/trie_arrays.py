@@ -1,79 +1,32 @@
-"""The arrays below an `ItemTrie`, and the walks over them."""
+"""The arrays behind an `ItemTrie`, and the walks over them."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import torch
 from torch import Tensor
 
 
-@dataclass
-class LevelVocabulary:
-    """
-    Levels of a trie, in groups that share no token: each level of a semantic ID with codes of its own is one, while
-    the levels of titles are all one.
-
-    Args:
-        tokens (`list[torch.Tensor]`):
-            Distinct tokens of each group, `(R,)`, ascending.
-        group_of_level (`torch.Tensor` of shape `(D,)`):
-            Group of each level; level 0 holds the first token of every item.
-        column_of_token (`torch.Tensor` of shape `(max_token + 1,)`):
-            Place of each token in its group; 0 for tokens of no item.
-    """
-
-    tokens: list[Tensor]
-    group_of_level: Tensor
-    column_of_token: Tensor
-
-    @classmethod
-    def from_levels(cls, levels: list[Tensor]) -> LevelVocabulary:
-        """From the tokens on the edges of each level, in any order and as often as they occur."""
-        groups: list[tuple[list[int], Tensor]] = []
-        for level, edges in enumerate(levels):
-            members, tokens = [level], edges.unique().long()
-            for group in [group for group in groups if torch.isin(tokens, group[1]).any()]:
-                groups.remove(group)
-                members, tokens = [*group[0], *members], torch.cat([group[1], tokens]).unique()
-            groups.append((members, tokens))
-        device = levels[0].device
-        group_of_level = torch.zeros(len(levels), dtype=torch.long, device=device)
-        column_of_token = torch.zeros(
-            int(max(tokens[-1] for _, tokens in groups)) + 1, dtype=torch.long, device=device
-        )
-        for number, (members, tokens) in enumerate(groups):
-            group_of_level[torch.tensor(members, device=device)] = number
-            column_of_token[tokens] = torch.arange(len(tokens), device=device)
-        return cls([tokens for _, tokens in groups], group_of_level, column_of_token)
-
-    def to(self, device: torch.device) -> LevelVocabulary:
-        return LevelVocabulary(
-            [tokens.to(device) for tokens in self.tokens],
-            self.group_of_level.to(device),
-            self.column_of_token.to(device),
-        )
-
-
-# A node whose share of a user's reward mass is below this is summed again item by item: the difference of two float64
-# prefix sums is exact to about 1e-16 of the whole, so that here 1e-10 of the node's own mass is kept.
+# Nodes with a smaller share of the reward mass are summed again, item by item. The difference of two float64 prefix
+# sums has an error of about 1e-16 of the whole mass, which is 1e-10 of the mass of a node with this share.
 _SMALL_MASS = 1e-6
 
 
 class TrieArrays:
     """
-    Nodes of a trie in breadth-first order; node 0 is the root. Arrays are of 32-bit integers, 16 bytes a node; what
-    the methods return is of 64 bits.
+    Nodes of a trie in breadth-first order; node 0 is the root. The arrays hold 32-bit integers, 16 bytes a node. The
+    methods return 64-bit integers.
 
     Args:
-        node_tokens (`torch.Tensor` of shape `(nodes,)`):
-            Token on the edge into each node; -1 for the root.
-        first_child (`torch.Tensor` of shape `(nodes + 1,)`):
-            Children of node `n` are the nodes `first_child[n]` to `first_child[n + 1] - 1`, tokens ascending.
-        item_start, item_end (`torch.Tensor` of shape `(nodes,)`):
-            Items below node `n` are those from `item_start[n]` to `item_end[n] - 1` in trie order.
+        node_tokens (`torch.Tensor` of shape `(nodes,)`): Token on the edge into each node; -1 for the root.
+        first_child (`torch.Tensor` of shape `(nodes + 1,)`): Children of node `n` are the nodes `first_child[n]` to
+            `first_child[n + 1] - 1`, tokens ascending.
+        item_start, item_end (`torch.Tensor` of shape `(nodes,)`): The items below node `n` have the item indices
+            `item_start[n]` to `item_end[n] - 1`.
     """
 
     def __init__(self, node_tokens: Tensor, first_child: Tensor, item_start: Tensor, item_end: Tensor) -> None:
@@ -83,7 +36,7 @@ class TrieArrays:
         self.item_end = item_end.int()
         self.max_token = int(self.node_tokens.max())
         self.num_items = int(self.item_end[0])
-        # Known of each level on the host: where its nodes start, their most children, and whether items end here.
+        # For each level, on the host: first node, largest number of children, and whether items end here
         self.level_starts, self.max_children, self.has_leaves = [0, 1], list[int](), list[bool]()
         first, last = 0, 1
         while first < last:
@@ -97,7 +50,7 @@ class TrieArrays:
 
     @cached_property
     def item_leaf(self) -> Tensor:
-        """Leaf of each item, `(I,)`."""
+        """Leaf `(I,)` of each item, in trie order."""
         leaves = (self.first_child.diff() == 0).nonzero().flatten()
         starts = self.item_start[leaves]
         leaves = leaves[starts.argsort()]
@@ -117,12 +70,12 @@ class TrieArrays:
         )
 
     def level_size(self, level: int) -> int:
-        """Number of nodes that deep."""
+        """Number of nodes of a level."""
         return self.level_starts[level + 1] - self.level_starts[level]
 
     @property
     def num_bytes(self) -> int:
-        """Memory of the arrays."""
+        """Memory of the arrays in bytes."""
         return sum(array.numel() * array.element_size() for array in self.state().values())
 
     def state(self) -> dict[str, Tensor]:
@@ -138,8 +91,8 @@ class TrieArrays:
 
     def child(self, nodes: Tensor, tokens: Tensor, level: int | None = None) -> Tensor:
         """
-        Nodes reached from `nodes` by `tokens`, both of any one shape; -1 where there is none. `level` says that all
-        `nodes` but -1 are so deep, which shortens the search.
+        Nodes reached from `nodes` by `tokens`, both of any one shape; -1 where there is none. Give `level` if all
+        `nodes` other than -1 are of that level, which makes the search shorter.
         """
         known = nodes.clamp(min=0)
         low, end = self.first_child[known].long(), self.first_child[known + 1].long()
@@ -155,8 +108,8 @@ class TrieArrays:
 
     def children(self, nodes: Tensor, num_edges: int | None = None) -> tuple[Tensor, Tensor, Tensor]:
         """
-        Row, token and child node of every edge below `nodes` `(N,)`, each `(E,)`. Where E is known, an accelerator
-        need not be waited for.
+        Row, token and child node of every edge below `nodes` `(N,)`, each `(E,)`. With `num_edges` (E) the host does
+        not wait for the accelerator.
         """
         starts, counts = self._child_ranges(nodes)  # (N,)
         rows, child_nodes = ragged_ranges(starts, counts, num_edges)  # (E,)
@@ -164,21 +117,19 @@ class TrieArrays:
 
     def padded_children(self, nodes: Tensor, level: int) -> tuple[Tensor, Tensor, Tensor]:
         """
-        All continuations of some nodes of one level, in a rectangle: no loop, and on an accelerator no wait for it.
+        All continuations of some nodes of one level, in a rectangle. The host does not wait for the accelerator.
 
         Args:
-            nodes (`torch.Tensor` of shape `(..., W)`):
-                Nodes of that level; -1 has no children.
-            level (`int`):
-                Tokens before the nodes.
+            nodes (`torch.Tensor` of shape `(..., W)`): Nodes of that level; -1 has no children.
+            level (`int`): Tokens before the nodes.
 
         Returns:
-            `tuple[torch.Tensor, torch.Tensor, torch.Tensor]`: tokens, ascending, child nodes, and which of them there
-            are, each `(..., W, C)` where `C` is the most children that a node has. Elsewhere there is some other
-            node.
+            `tuple[torch.Tensor, torch.Tensor, torch.Tensor]`: tokens (ascending), child nodes, and a mask of those
+            that exist, each `(..., W, C)` where `C` is the largest number of children. Values outside the mask have
+            no meaning.
         """
         starts, counts = self._child_ranges(nodes)  # (..., W)
-        # On the CPU it costs nothing to ask how wide the rectangle must be for these nodes.
+        # On the CPU the width for these very nodes costs no synchronisation
         width = int(counts.max()) if nodes.device.type == "cpu" else self.max_children[level]
         places = torch.arange(width, device=nodes.device)  # (C,)
         children = (starts[..., None] + places).clamp_(max=len(self.node_tokens) - 1)  # (..., W, C)
@@ -206,14 +157,14 @@ class TrieArrays:
         return torch.where((nodes >= 0) & (first == last), first, -1).long()
 
     def locate(self, prefixes: Tensor) -> Tensor:
-        """Nodes `(N,)` of prefixes `(N, D)`, padded with -1 at the end; -1 where no item starts so."""
+        """Nodes `(N,)` of prefixes `(N, D)`, padded with -1 at the end; -1 for a prefix of no item."""
         padding = prefixes < 0
         if (padding[:, :-1] & ~padding[:, 1:]).any():
             raise ValueError("A row of prefixes has a token after padding. Pad with -1 at the end of each row only.")
         return self.descend(prefixes)
 
     def descend(self, prefixes: Tensor) -> Tensor:
-        """As `locate`, of prefixes that are known to be padded at the end alone."""
+        """As `locate`, for prefixes that are known to have padding at the end only."""
         nodes = prefixes.new_zeros(len(prefixes), dtype=torch.long)  # (N,)
         for level in range(prefixes.shape[1]):
             deeper = self.child(nodes, prefixes[:, level], level) if level < self.depth else nodes.new_tensor(-1)
@@ -221,7 +172,7 @@ class TrieArrays:
         return nodes
 
     def child_shares(self, item_scores: Tensor, nodes: Tensor, rows: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """As `child_masses`, but with each mass as a share of all those of its node, or 0 where that has none."""
+        """As `child_masses`, with each mass divided by the mass of its node; 0 if the node has no mass."""
         edge_rows, tokens, masses = self.child_masses(item_scores, nodes, rows)
         totals = masses.new_zeros(len(nodes)).index_add_(0, edge_rows, masses)  # (N,)
         return edge_rows, tokens, masses / torch.where(totals > 0, totals, 1.0)[edge_rows]
@@ -231,12 +182,9 @@ class TrieArrays:
         Sum of `item_scores[rows[n]]` over the items below each child of `nodes[n]`.
 
         Args:
-            item_scores (`torch.Tensor` of shape `(B, I)`):
-                Non-negative scores in trie order.
-            nodes (`torch.Tensor` of shape `(N,)`):
-                Node ids.
-            rows (`torch.Tensor` of shape `(N,)`):
-                Row of scores that each node reads.
+            item_scores (`torch.Tensor` of shape `(B, I)`): Non-negative scores in trie order.
+            nodes (`torch.Tensor` of shape `(N,)`): Node ids.
+            rows (`torch.Tensor` of shape `(N,)`): Row of scores that each node reads.
 
         Returns:
             `tuple[torch.Tensor, torch.Tensor, torch.Tensor]`: row `n`, token and mass (float64) of each edge, `(E,)`.
@@ -275,7 +223,7 @@ class TrieArrays:
         return tokens[::-1]
 
     def walk(self, tokens: Sequence[int]) -> tuple[int, int] | None:
-        """The leaf that a path along `tokens` runs into, and the tokens read; `None` where there is none."""
+        """The leaf that a path along `tokens` ends in, and the number of tokens read; `None` if there is none."""
         node_tokens, first_child = self.node_tokens.numpy(), self.first_child.numpy()
         node = 0
         for read, token in enumerate(tokens, start=1):
@@ -289,29 +237,107 @@ class TrieArrays:
         return None
 
 
+@dataclass
+class LevelVocabulary:
+    """
+    The restricted vocabulary of each level of a trie. Levels that share a token form one group: each level of semantic
+    IDs is usually a group of its own, and all levels of titles are one group.
+
+    Args:
+        tokens (`list[torch.Tensor]`): Distinct tokens of each group, `(R,)`, ascending.
+        group_of_level (`torch.Tensor` of shape `(D,)`): Group of each level; level 0 has the first token of every
+            item.
+        index_of_token (`torch.Tensor` of shape `(max_token + 1,)`): Token index: place of each token in its group; 0
+            for tokens of no item.
+    """
+
+    tokens: list[Tensor]
+    group_of_level: Tensor
+    index_of_token: Tensor
+
+    @classmethod
+    def from_levels(cls, levels: list[Tensor]) -> LevelVocabulary:
+        """Group the levels, given the tokens on the edges of each one, in any order and with repetitions."""
+        groups: list[tuple[list[int], Tensor]] = []
+        for level, edges in enumerate(levels):
+            members, tokens = [level], edges.unique().long()
+            for group in [group for group in groups if torch.isin(tokens, group[1]).any()]:
+                groups.remove(group)
+                members, tokens = [*group[0], *members], torch.cat([group[1], tokens]).unique()
+            groups.append((members, tokens))
+        device = levels[0].device
+        group_of_level = torch.zeros(len(levels), dtype=torch.long, device=device)
+        size = int(max(tokens[-1] for _, tokens in groups)) + 1
+        index_of_token = torch.zeros(size, dtype=torch.long, device=device)
+        for number, (members, tokens) in enumerate(groups):
+            group_of_level[torch.tensor(members, device=device)] = number
+            index_of_token[tokens] = torch.arange(len(tokens), device=device)
+        return cls([tokens for _, tokens in groups], group_of_level, index_of_token)
+
+    def to(self, device: torch.device) -> LevelVocabulary:
+        return LevelVocabulary(
+            [tokens.to(device) for tokens in self.tokens],
+            self.group_of_level.to(device),
+            self.index_of_token.to(device),
+        )
+
+
 def ragged_ranges(starts: Tensor, counts: Tensor, total: int | None = None) -> tuple[Tensor, Tensor]:
-    """Row `(E,)` and value `(E,)` of all numbers from `starts[n]` to `starts[n] + counts[n] - 1`, row after row."""
+    """All numbers from `starts[n]` to `starts[n] + counts[n] - 1`, row by row: row `n` `(E,)` and number `(E,)`."""
     rows = torch.repeat_interleave(counts, output_size=total)  # (E,)
     offsets = starts - (counts.cumsum(0) - counts)  # (N,)
     return rows, torch.arange(len(rows), device=rows.device) + offsets[rows]
 
 
-def check_item_scores(item_scores: Tensor, num_items: int, num_prefixes: int, rows: Tensor | None) -> Tensor:
-    """Refuse scores of another shape, negative or not finite ones; return the row `(N,)` that each prefix reads."""
-    if item_scores.dim() != 2 or item_scores.shape[1] != num_items:
+def check_item_scores(
+    scores: Tensor,
+    num_items: int,
+    num_rows: int | None = None,
+    *,
+    source: str = "item_scores",
+    histories: Sequence[Any] | None = None,
+) -> None:
+    """
+    Refuse item scores that a loss or a ranking cannot use.
+
+    Args:
+        scores (`torch.Tensor` of shape `(B, I)`):
+            The scores.
+        num_items (`int`), num_rows (`int`, *optional*):
+            I, and B where it is known.
+        source (`str`, *optional*, defaults to `"item_scores"`):
+            What gave the scores, for the message.
+        histories (`list`, *optional*):
+            History of each row. A row whose scores are all 0 is then refused, too.
+
+    Raises:
+        ValueError: For another shape, scores that are negative or not finite, or a history without a score above 0.
+    """
+    rows = "B" if num_rows is None else num_rows
+    if scores.dim() != 2 or scores.shape[1] != num_items or num_rows not in (None, len(scores)):
         raise ValueError(
-            f"Got item scores of shape {tuple(item_scores.shape)}, expected (B, {num_items}): one column for each "
-            "item in the order of `ItemTrie.item_ids`."
+            f"{source} has shape {tuple(scores.shape)}, expected ({rows}, {num_items}): one score for each item in "
+            "the order of `ItemTrie.item_ids`."
         )
     # The extremes first, in one pass without a mask of that size; a comparison with NaN is False
-    low, high = item_scores.aminmax() if item_scores.numel() else item_scores.new_zeros(2)
+    low, high = scores.aminmax() if scores.numel() else scores.new_zeros(2)
     if not (low >= 0) & (high < torch.inf):
-        wrong = ~(item_scores.isfinite() & (item_scores >= 0))
-        row, column = wrong.nonzero()[0].tolist()
+        wrong = ~(scores.isfinite() & (scores >= 0))
+        row, item_index = wrong.nonzero()[0].tolist()
         raise ValueError(
-            f"Got item score {item_scores[row, column].item()} at row {row}, column {column} ({int(wrong.sum())} such "
-            "scores), expected finite, non-negative ones. Return probabilities, not logits."
+            f"{source} has score {scores[row, item_index].item()} at row {row}, column {item_index} "
+            f"({int(wrong.sum())} such scores), expected finite scores of at least 0. Return probabilities, not "
+            "logits, for example with a softmax."
         )
+    if histories is not None and len(empty := (scores.sum(-1) == 0).nonzero()):
+        raise ValueError(
+            f"{source} gives score 0 to every item for history {histories[int(empty[0])]}, expected a score above 0 "
+            "for some item. Where nothing is known, return item popularity."
+        )
+
+
+def score_rows(rows: Tensor | None, num_prefixes: int, item_scores: Tensor) -> Tensor:
+    """The row of `item_scores` `(B, I)` that each prefix reads, `(N,)`: `rows`, or by default one after the other."""
     if rows is None:
         rows = torch.arange(num_prefixes, device=item_scores.device)
     if len(rows) != num_prefixes or (len(rows) and not 0 <= int(rows.min()) <= int(rows.max()) < len(item_scores)):
@@ -319,4 +345,4 @@ def check_item_scores(item_scores: Tensor, num_items: int, num_prefixes: int, ro
             f"Got {num_prefixes} prefixes for {len(item_scores)} rows of item scores. Pass `rows`, one valid row "
             "index for each prefix."
         )
-    return rows.to(item_scores.device)  # (N,)
+    return rows.to(item_scores.device)

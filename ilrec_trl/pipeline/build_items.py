@@ -25,7 +25,10 @@ from .item_options import (
     NewItemOptions,
     TextVectorOptions,
 )
-from .prepare import PreparedData, input_errors, items_columns
+from .option_checks import check_items_build
+from .options import input_errors
+from .prepare import items_columns
+from .prepared_data import PreparedData
 
 
 if TYPE_CHECKING:
@@ -46,6 +49,7 @@ def build_items(
     Raises:
         `InputError`: with one line on what cannot be used.
     """
+    check_items_build(source, text, collaborative, code)
     with input_errors():
         origin, folder = Path(source.items).resolve(), Path(source.output_dir).resolve()
         if folder in (origin, origin.parent):
@@ -53,8 +57,6 @@ def build_items(
         items = _source_items(source, _fields(text.fields, text.text_template))
         encoder = None
         if source.vectors is not None:
-            if collaborative.sasrec is not None:
-                raise ValueError("--sasrec is joined with the vectors of texts; join it with --vectors beforehand")
             vectors = _read_vectors(source, list(items))
         else:
             encoder, vectors = _encode(items, text, collaborative, code.seed)
@@ -231,7 +233,10 @@ def _read_vectors(source: ItemSourceOptions, item_ids: list[str]) -> NDArray[Any
     """The user's own vectors in the order of the items."""
     if source.vectors is None or source.vector_ids is None:
         raise ValueError("--vectors needs --vector_ids, the item ids of its rows")
-    vectors = np.load(source.vectors, allow_pickle=False)
+    try:
+        vectors = np.load(source.vectors, allow_pickle=False)
+    except ValueError as error:
+        raise ValueError(f"{source.vectors} is no .npy file of numbers ({error})") from error
     text = Path(source.vector_ids).read_text(encoding="utf-8")
     row_ids = list(map(str, json.loads(text))) if text.lstrip().startswith("[") else text.split()
     if len(row_ids) != len(vectors) or len(set(row_ids)) != len(row_ids):

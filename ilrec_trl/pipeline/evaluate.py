@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,10 +13,11 @@ from ..evaluation.evaluator import RecommendationEvaluator
 from ..evaluation.process_group import process_rank
 from ..evaluation.recommender import Recommender
 from ..report.console import show
-from ..report.results import MethodRanks, summarise_methods, write_ranks, write_results
+from ..report.results import MethodRanks, MethodResult, summarise_methods, write_ranks, write_results
 from .environment import default_device
-from .options import EvaluateOptions, EvaluationOptions, InputError, RecommendOptions
-from .prepare import PreparedData, input_errors
+from .option_checks import check_evaluation
+from .options import EvaluateOptions, InputError, RankingOptions, RecommendOptions, input_errors
+from .prepared_data import PreparedData
 
 
 if TYPE_CHECKING:
@@ -35,7 +35,7 @@ def load_model(folder: str | Path) -> PreTrainedModel:
 
 
 def evaluator_of(
-    prepared: PreparedData, examples: Sequence[NextItemExample], evaluation: EvaluationOptions, progress: bool = False
+    prepared: PreparedData, examples: Sequence[NextItemExample], evaluation: RankingOptions, progress: bool = False
 ) -> RecommendationEvaluator:
     """The evaluator of these questions; where history is excluded, all of it, not only what the prompt shows."""
     questions = prepared.questions(list(examples))
@@ -58,7 +58,7 @@ def model_ranks(
     model: PreTrainedModel,
     prepared: PreparedData,
     examples: Sequence[NextItemExample],
-    evaluation: EvaluationOptions,
+    evaluation: RankingOptions,
     *,
     seed: int | None = None,
     settings: dict[str, Any] | None = None,
@@ -66,10 +66,8 @@ def model_ranks(
 ) -> MethodRanks:
     """Where a language model puts the target of every example."""
     evaluator = evaluator_of(prepared, examples, evaluation, progress=True)
-    try:
+    with input_errors():
         evaluator(model, prepared.tokenizer, resume_dir=resume_dir)
-    except ValueError as error:
-        raise InputError(str(error)) from error
     ranks = evaluator.last_ranks
     assert ranks is not None
     used = {"exclude_history": evaluation.exclude_history, "ranking": evaluation.ranking}
@@ -79,11 +77,12 @@ def model_ranks(
     return MethodRanks(method, ranks.users, ranks.starts, ranks.ties, seed, settings)
 
 
-def evaluate(options: EvaluateOptions, evaluation: EvaluationOptions) -> dict[str, Any]:
+def evaluate(options: EvaluateOptions, evaluation: RankingOptions) -> dict[str, MethodResult]:
     """
     The `evaluate` command: metrics of a saved model on a split. Of several processes, which share the users, the first
     shows notes and writes to `output_dir`.
     """
+    check_evaluation(evaluation)
     prepared = PreparedData.load(options.prepared)
     model = load_model(options.model)
     examples = getattr(prepared.splits, options.split)
@@ -121,21 +120,7 @@ def recommend_items(options: RecommendOptions) -> list[tuple[str, str, float]]:
             history = options.history or []
         else:
             prepared = PreparedData.load(options.prepared)
-            history = options.history or _history_of(str(options.user), prepared)
+            history = options.history or prepared.interactions.history(str(options.user))
             recommender = recommender_of(prepared, load_model(options.model), options.num_beams)
         ranked = recommender.recommend([history], top_k=options.top_k, exclude_history=options.exclude_history)[0]
     return [(item, title or recommender.catalog.text(item), score) for item, title, score in ranked]
-
-
-def describe(prepared: PreparedData, item: str) -> str:
-    """What a reader knows an item by: its title where there is one."""
-    titles = prepared.catalog.titles
-    if titles is None:
-        return f"{item} {prepared.catalog.text(item)}"
-    return titles[prepared.catalog.item_ids.index(item)]
-
-
-def _history_of(user: str, prepared: PreparedData) -> list[str]:
-    if user not in prepared.interactions.users:
-        raise InputError(f"there is no user {user!r}; users look like {json.dumps(prepared.interactions.users[:3])}")
-    return prepared.interactions.sequences[prepared.interactions.users.index(user)]

@@ -15,8 +15,8 @@ from ..evaluation.recommender import Recommender
 from ..model.merge_adapter import merge_adapter
 from ..report.results import METRICS
 from .evaluate import recommender_of
-from .options import ExportOptions, InputError
-from .prepare import PreparedData, input_errors
+from .options import ExportOptions, InputError, input_errors
+from .prepared_data import PreparedData
 
 
 if TYPE_CHECKING:

@@ -39,7 +39,7 @@ class TextVectorOptions:
 
     fields: list[str] | None = field(
         default=None,
-        metadata={"help": "Fields of an item to join. None: title, brand, categories, genres, description."},
+        metadata={"help": "Fields of an item to join. Default: title, brand, categories, genres, description."},
     )
     text_template: str | None = field(
         default=None, metadata={"help": "Format string instead of --fields, such as '{title} by {brand}'."}

@@ -1,59 +1,17 @@
-"""The options of every command as plain dataclasses, so that `--help` needs neither torch nor transformers."""
+"""
+The options of every command as plain dataclasses, so that `--help` needs neither torch nor transformers.
+
+`_argument_group_name` is the heading of a class in `--help`. `_more` names the fields that `--help` leaves out: they
+work as flags and in the file of `--config` all the same, and docs/cli.md lists them.
+"""
 
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, field
-from typing import Any, Literal
-
-
-@dataclass
-class PromptOptions:
-    """How histories become prompts, and prompts training rows."""
-
-    max_history: int = field(default=20, metadata={"help": "Number of items that a prompt shows at most."})
-    rows: str = field(
-        default="sequences",
-        metadata={
-            "help": "Training rows: 'sequences', one a user with every item after the first a target (cheap), or "
-            "'targets', one a target.",
-            "choices": ["sequences", "targets"],
-        },
-    )
-    template: list[str] | None = field(
-        default=None,
-        metadata={
-            "help": "Templates of a prompt: Jinja text with the variables history and separator, files, folders, or "
-            "shipped ones such as introductions and instructions. Of several, each training row gets one by chance; "
-            "evaluation uses the first."
-        },
-    )
-    max_length: int | None = field(
-        default=None,
-        metadata={
-            "help": "Tokens that a prompt with its target has at most; the oldest items are dropped. None: as many as "
-            "max_history items take."
-        },
-    )
-    conversational: bool = field(
-        default=False, metadata={"help": "Prompts are chat messages; the tokenizer needs a chat template."}
-    )
-    system_prompt: str | None = field(default=None, metadata={"help": "First message of every conversation."})
-    chat_template_kwargs: str | None = field(
-        default=None,
-        metadata={
-            "help": "For the chat template, as JSON or as a mapping in the YAML file: '{\"enable_thinking\": false}'."
-        },
-    )
-    tasks: str | None = field(
-        default=None,
-        metadata={
-            "help": "Training tasks and how many times each takes its rows, as JSON or as a mapping in the YAML file: "
-            '\'{"next_item": 1, "item_to_title": 0.5, "title_to_item": 1}\'. Also next_title and '
-            "next_item_from_titles. None: next_item alone."
-        },
-    )
-    prompt_seed: int = field(default=0, metadata={"help": "Seed that draws templates and rows of tasks."})
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field, fields
+from typing import Any, ClassVar, Literal
 
 
 ITEMS_COLUMNS = (
@@ -78,31 +36,125 @@ def mapping(name: str, value: Any, example: str) -> dict[str, Any]:
     return dict(value or {})
 
 
+# What reads the user's files for us. What else raises a ValueError was given something wrong by our own code.
+_READERS = {
+    *("ilrec_trl", "json", "pyarrow", "pandas", "datasets", "transformers", "tokenizers", "safetensors", "peft"),
+    *("huggingface_hub", "jinja2", "codecs", "encodings", "gzip"),
+}
+
+
+@contextmanager
+def input_errors() -> Iterator[None]:
+    """
+    Make one line of what is wrong with the user's files or options: an `OSError`, and a `ValueError` that a check of
+    this package or a reader of files raised. Every other error is a bug and keeps its traceback.
+    """
+    try:
+        yield
+    except (ValueError, OSError) as error:
+        if not isinstance(error, OSError) and _raised_by(error) not in _READERS:
+            raise
+        raise InputError(" ".join(str(error).split()) or type(error).__name__) from error
+
+
+def _raised_by(error: BaseException) -> str:
+    """Name of the top-level package whose code raised an error."""
+    trace = error.__traceback__
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    return "" if trace is None else str(trace.tb_frame.f_globals.get("__name__", "")).split(".")[0]
+
+
+def changed(options: Any) -> set[str]:
+    """Names of the options that differ from their defaults."""
+    return {each.name for each in fields(options) if getattr(options, each.name) != each.default}
+
+
+@dataclass
+class PromptOptions:
+    """How histories become prompts, and prompts training rows."""
+
+    max_history: int = field(default=20, metadata={"help": "Most items of the history that a prompt shows."})
+    rows: str = field(
+        default="sequences",
+        metadata={
+            "help": "Training rows: 'sequences' makes one row per user, in which every item after the first is a "
+            "target (cheap); 'targets' makes one row per target.",
+            "choices": ["sequences", "targets"],
+        },
+    )
+    template: list[str] | None = field(
+        default=None,
+        metadata={
+            "help": "Prompt templates: Jinja text with the variables history and separator, files, folders, or "
+            "shipped ones such as introductions and instructions. Each training row draws one of them; "
+            "evaluation uses the first. Default: the items alone."
+        },
+    )
+    max_length: int | None = field(
+        default=None,
+        metadata={
+            "help": "Most tokens of a prompt with its target; the oldest items are dropped. Default: what max_history "
+            "items need."
+        },
+    )
+    conversational: bool = field(
+        default=False, metadata={"help": "Prompts are chat messages; the tokenizer needs a chat template."}
+    )
+    system_prompt: str | None = field(
+        default=None, metadata={"help": "First message of every conversation; needs --conversational."}
+    )
+    chat_template_kwargs: str | None = field(
+        default=None,
+        metadata={
+            "help": "Arguments of the chat template, as JSON or as a mapping in the YAML file: "
+            "'{\"enable_thinking\": false}'. Needs --conversational."
+        },
+    )
+    tasks: str | None = field(
+        default=None,
+        metadata={
+            "help": "Training tasks and how often each takes its rows, as JSON or as a mapping in the YAML file: "
+            '\'{"next_item": 1, "item_to_title": 0.5, "title_to_item": 1}\'. Further tasks: next_title, '
+            "next_item_from_titles. Default: next_item alone."
+        },
+    )
+    prompt_seed: int = field(default=0, metadata={"help": "Seed that draws templates and rows of tasks."})
+
+
 @dataclass
 class DataOptions(PromptOptions):
     """Where interactions come from and how they become prompts."""
+
+    _argument_group_name: ClassVar[str] = "data, items and prompts"
+    _more: ClassVar[tuple[str, ...]] = (
+        *("rows", "template", "max_length", "conversational", "system_prompt", "chat_template_kwargs", "tasks"),
+        *("prompt_seed", "data_format", "items_columns", "rating_column", "time_unit", "in_order", "start", "end"),
+        *("drop_repeats", "max_items", "unused_items", "validation_start", "test_start", "validation_share"),
+        *("test_share", "train_users_share", "train_users_seed", "train_on_validation", "vocab_size", "store_users"),
+        *("store_items", "store_seed"),
+    )
 
     data: str | None = field(
         default=None,
         metadata={
             "help": "Interactions: a file, a folder, or with --data_format hub the name of a data set. LC-Rec's and "
             "MiniOneRec's folders, RecBole's .inter, Amazon's reviews as JSON lines or Parquet, MovieLens, CSV, TSV, "
-            "Parquet, also .gz. Without it a small store is generated."
+            "Parquet, also .gz. Default: a small generated store."
         },
     )
     data_format: str | None = field(
         default=None,
         metadata={
-            "help": "Format of the interactions, where the names of the files do not tell it: lc_rec, mini_one_rec, "
-            "recbole, movielens, csv, tsv, json_lines, parquet, hub or saved."
+            "help": "Format of the interactions where the file names do not tell it: lc_rec, mini_one_rec, recbole, "
+            "movielens, csv, tsv, json_lines, parquet, hub or saved."
         },
     )
     items: str | None = field(
         default=None,
         metadata={
             "help": "What names the items: a folder of index.json or item.json (also <name>.index.json, also .gz), or "
-            "a file of titles. Without it they are looked for beside the interactions; RecBole's and MovieLens' "
-            "titles too."
+            "a file of titles. Default: what lies beside the interactions."
         },
     )
     items_columns: str | None = field(default=None, metadata={"help": ITEMS_COLUMNS})
@@ -111,55 +163,61 @@ class DataOptions(PromptOptions):
     time_column: str | None = field(default=None, metadata={"help": "Column of times, if it has no usual name."})
     rating_column: str | None = field(default=None, metadata={"help": "Column of ratings, if it has no usual name."})
     time_unit: str | None = field(
-        default=None, metadata={"help": "Unit of times that are numbers: s, ms, us or ns. None: by the format."}
+        default=None,
+        metadata={"help": "Unit of numeric times: s, ms, us or ns. Default: ms for Amazon 2023, else s."},
     )
     in_order: bool = field(
-        default=False, metadata={"help": "The rows of each user are in time order already; read no times."}
+        default=False, metadata={"help": "The rows of each user are in time order already; no times are read."}
     )
     bad_rows: str = field(
         default="raise",
         metadata={
-            "help": "Rows that lack something, hold a wrong type or name an unknown item: 'raise' stops and names "
-            "them, 'drop' goes on without them and says how many.",
+            "help": "Rows that lack a value, hold a wrong type or name an unknown item: 'raise' stops and names them, "
+            "'drop' goes on without them and counts them.",
             "choices": ["raise", "drop"],
         },
     )
-    min_rating: float | None = field(default=None, metadata={"help": "Least rating to keep."})
+    min_rating: float | None = field(default=None, metadata={"help": "Keep interactions of at least this rating."})
     start: str | None = field(
-        default=None, metadata={"help": "First moment to keep: an ISO date such as 2016-10-01, in UTC, or a number."}
+        default=None,
+        metadata={"help": "Inclusive start of the date window: an ISO date such as 2016-10-01, in UTC, or a number."},
     )
-    end: str | None = field(default=None, metadata={"help": "First moment not to keep any more."})
+    end: str | None = field(default=None, metadata={"help": "Exclusive end of the date window."})
     drop_repeats: str | None = field(
         default=None,
         metadata={
-            "help": "'exact' drops all but one interaction of the same user, item and time; 'consecutive' an item "
-            "that follows itself; 'keep_first' and 'keep_last' all but one interaction of a user with an item.",
+            "help": "'exact' keeps one of several interactions of the same user, item and time; 'consecutive' drops "
+            "an item that follows itself; 'keep_first' and 'keep_last' keep one interaction of a user with an item.",
             "choices": ["exact", "consecutive", "keep_first", "keep_last"],
         },
     )
-    max_items: int | None = field(default=None, metadata={"help": "Keep so many interactions of a user, the latest."})
+    max_items: int | None = field(
+        default=None, metadata={"help": "Keep this many interactions of a user, the latest."}
+    )
     k_core: int | None = field(
-        default=None, metadata={"help": "Least interactions of every user and item, after all other cleaning."}
+        default=None,
+        metadata={"help": "Keep users and items of at least this many interactions, after all other cleaning."},
     )
     unused_items: str = field(
         default="keep",
         metadata={
-            "help": "Items of the catalogue that occur in no interaction after all cleaning: 'keep' ranks them too, "
-            "'drop' leaves them out. Those of users whom --max_users leaves out stay.",
+            "help": "Items of the catalogue without any interaction after cleaning: 'keep' ranks them too, 'drop' "
+            "removes them. Items of users whom --max_users leaves out stay.",
             "choices": ["keep", "drop"],
         },
     )
     split: str = field(
         default="leave_one_out",
         metadata={
-            "help": "'leave_one_out' asks each user's last two items; 'global_time' splits everyone at two moments.",
+            "help": "'leave_one_out' holds out each user's last two items; 'global_time' splits all users at two "
+            "dates.",
             "choices": ["leave_one_out", "global_time"],
         },
     )
     validation_start: str | None = field(
-        default=None, metadata={"help": "Where validation begins in a split by time: a date or a number."}
+        default=None, metadata={"help": "Start of validation in a split by time: a date or a number."}
     )
-    test_start: str | None = field(default=None, metadata={"help": "Where test begins: a date or a number."})
+    test_start: str | None = field(default=None, metadata={"help": "Start of test in a split by time."})
     validation_share: float | None = field(
         default=None, metadata={"help": "Share of the interactions in validation, instead of dates."}
     )
@@ -172,24 +230,22 @@ class DataOptions(PromptOptions):
     )
     max_users: int | None = field(
         default=None,
-        metadata={"help": "Use only this many users, drawn by chance. For smoke runs; the report says so."},
+        metadata={"help": "Use this many users, drawn at random. For smoke runs; the report says so."},
     )
     train_users_share: float = field(
         default=1.0,
-        metadata={
-            "help": "Share of the users that every method is trained on, drawn by chance; all are asked all the same."
-        },
+        metadata={"help": "Share of the users, drawn at random, that every method is trained on; all are ranked."},
     )
     train_users_seed: int = field(default=0, metadata={"help": "Seed that draws those users."})
     train_on_validation: bool = field(
         default=False,
         metadata={
-            "help": "Last fit with settings chosen before: train on the validation items too, every method for its "
-            "whole number of epochs, and choose nothing by them. The report says so."
+            "help": "Final refit with settings chosen before: train on the validation items too, for the full number "
+            "of epochs, and select nothing by them. The report says so."
         },
     )
     vocab_size: int = field(
-        default=4096, metadata={"help": "Entries of the tokenizer trained on titles. Semantic IDs have one a token."}
+        default=4096, metadata={"help": "Size of the tokenizer trained on titles, for the small Llama."}
     )
     store_users: int = field(default=1500, metadata={"help": "Users of the generated store."})
     store_items: int = field(default=300, metadata={"help": "Items of the generated store."})
@@ -197,20 +253,31 @@ class DataOptions(PromptOptions):
 
 
 @dataclass
-class ModelOptions:
-    """The language model: a small Llama from a configuration, or a pretrained one."""
+class ModelNameOptions:
+    """The language model that data is prepared for."""
+
+    _argument_group_name: ClassVar[str] = "model"
 
     model: str | None = field(
         default=None,
         metadata={
-            "help": "Pretrained causal language model: folder or Hub name. Without it a small Llama starts from "
-            "random weights."
+            "help": "Pretrained causal language model: folder or Hub name. Default: a small Llama from random weights."
         },
     )
+
+
+@dataclass
+class ModelOptions(ModelNameOptions):
+    """The language model: a small Llama from a configuration, or a pretrained one."""
+
+    _more: ClassVar[tuple[str, ...]] = (
+        *("intermediate_size", "num_attention_heads", "tie_word_embeddings", "attention_dropout"),
+    )
+
     hidden_size: int = field(default=64, metadata={"help": "Hidden size of the small Llama."})
     intermediate_size: int = field(default=256, metadata={"help": "Width of its feed-forward layers."})
-    num_hidden_layers: int = field(default=4, metadata={"help": "Its layers; ILRec needs at least two."})
-    num_attention_heads: int = field(default=4, metadata={"help": "Its attention heads."})
+    num_hidden_layers: int = field(default=4, metadata={"help": "Its number of layers; ILRec needs at least 2."})
+    num_attention_heads: int = field(default=4, metadata={"help": "Its number of attention heads."})
     tie_word_embeddings: bool = field(
         default=False, metadata={"help": "Whether the small Llama uses one matrix for its input and output tokens."}
     )
@@ -218,67 +285,157 @@ class ModelOptions:
 
 
 @dataclass
+class TeacherOptions:
+    """SASRec, the collaborative-filtering model behind the rewards."""
+
+    _argument_group_name: ClassVar[str] = "teacher (SASRec)"
+    _more: ClassVar[tuple[str, ...]] = (
+        *("sasrec_hidden_size", "sasrec_dropout", "sasrec_learning_rate", "sasrec_batch_size", "sasrec_item_tokens"),
+        *("sasrec_ensemble", "reward_temperature", "transition_share"),
+    )
+
+    sasrec: str | None = field(
+        default=None, metadata={"help": "Folder of a trained SASRec. Default: one is trained where it is needed."}
+    )
+    sasrec_hidden_size: int = field(default=128, metadata={"help": "Hidden size of SASRec."})
+    sasrec_dropout: float = field(default=0.5, metadata={"help": "Dropout of SASRec."})
+    sasrec_learning_rate: float = field(default=1e-3, metadata={"help": "Peak learning rate of SASRec."})
+    sasrec_epochs: float | None = field(
+        default=None,
+        metadata={
+            "help": "Most epochs of SASRec; the best on validation is kept. Default: 14, or 2,000 updates if that is "
+            "more."
+        },
+    )
+    sasrec_batch_size: int = field(default=64, metadata={"help": "Users per batch of SASRec."})
+    sasrec_item_tokens: bool | None = field(
+        default=None,
+        metadata={
+            "help": "Whether SASRec also learns vectors of the items' tokens (codes or words of titles), "
+            "so that it knows what the language model reads. Default: true up to 100,000 items, false above, where "
+            "its softmax is sampled."
+        },
+    )
+    sasrec_folds: int = field(
+        default=5,
+        metadata={
+            "help": "Cross-fitting: each user is scored by a SASRec that was not trained on that user. 1 trains one "
+            "SASRec on all users."
+        },
+    )
+    sasrec_ensemble: int = field(default=1, metadata={"help": "Ensemble size; probabilities are averaged."})
+    reward_temperature: float = field(default=1.0, metadata={"help": "Temperature of SASRec's probabilities."})
+    calibrate_rewards: bool = field(
+        default=False,
+        metadata={
+            "help": "Use the temperature at which the cross-fitted SASRecs are calibrated on held-out users; needs "
+            "--sasrec_folds of 2 or more."
+        },
+    )
+    transition_share: float = field(
+        default=0.0,
+        metadata={"help": "Share of transition counts (which item followed which) in the rewards, from 0 to below 1."},
+    )
+
+    @property
+    def several(self) -> bool:
+        """Whether more than one SASRec is to be trained."""
+        return self.sasrec is None and (self.sasrec_folds != 1 or self.sasrec_ensemble != 1)
+
+
+@dataclass
 class TrainingOptions:
-    """Fine-tuning, the same for all methods but for the options that name theirs."""
+    """Fine-tuning, the same for SFT and ILRec but for ILRec's own losses."""
+
+    _argument_group_name: ClassVar[str] = "training"
+    _more: ClassVar[tuple[str, ...]] = (
+        *("gradient_accumulation_steps", "warmup_ratio", "lr_scheduler_type", "weight_decay"),
+    )
 
     learning_rate: float | None = field(
         default=None,
-        metadata={"help": "Peak learning rate. None: 2e-3 for the small Llama, 5e-5 for a pretrained model."},
+        metadata={"help": "Peak learning rate. Default: 2e-3 for the small Llama, 5e-5 for a pretrained model."},
     )
     num_train_epochs: float = field(default=6.0, metadata={"help": "Epochs."})
-    per_device_train_batch_size: int = field(default=32, metadata={"help": "Rows a step and device."})
-    gradient_accumulation_steps: int = field(default=1, metadata={"help": "Steps that make one update."})
+    per_device_train_batch_size: int = field(default=32, metadata={"help": "Rows per step and device."})
+    gradient_accumulation_steps: int = field(default=1, metadata={"help": "Steps per update."})
     warmup_ratio: float = field(default=0.05, metadata={"help": "Share of the updates in which the rate rises."})
     lr_scheduler_type: str = field(default="cosine", metadata={"help": "Schedule of the learning rate."})
     weight_decay: float = field(default=0.01, metadata={"help": "Weight decay."})
     intermediate_layers: str = field(
-        default="auto", metadata={"help": "Layers that negatives are mined from: a count, a JSON list, or 'auto'."}
+        default="auto",
+        metadata={
+            "help": "Layers that negatives are mined from: an integer n selects the n layers before the last, a JSON "
+            "list names layers, 'auto' takes 3."
+        },
     )
-    cpo_beta: float | None = field(default=None, metadata={"help": "Strength of the penalty on negatives. None: 3."})
-    cpd_weight: float = field(default=0.05, metadata={"help": "Weight of the distillation (lambda)."})
-    crr_weight: float | None = field(
-        default=None, metadata={"help": "Weight of the collaborative rewards (mu). None: 3."}
-    )
+    cpo_beta: float = field(default=3.0, metadata={"help": "Strength of the penalty on negatives (ILRec)."})
+    cpd_weight: float = field(default=0.05, metadata={"help": "Weight of the distillation, lambda (ILRec)."})
+    crr_weight: float = field(default=3.0, metadata={"help": "Weight of the collaborative rewards, mu (ILRec)."})
     trainer_args: str | None = field(
-        default=None, metadata={"help": "Any further fields of ILRecConfig, as JSON or as a mapping in the YAML file."}
+        default=None, metadata={"help": "Further fields of ILRecConfig, as JSON or as a mapping in the YAML file."}
     )
 
 
 @dataclass
-class EvaluationOptions:
+class RankingOptions:
     """Ranking the whole catalogue for every user."""
+
+    _argument_group_name: ClassVar[str] = "evaluation"
+    _more: ClassVar[tuple[str, ...]] = ("ranking",)
 
     ranking: str = field(
         default="beam",
         metadata={
-            "help": "'beam', constrained beam search, or 'exact', the score of every item, which costs more.",
+            "help": "'beam' is constrained beam search; 'exact' scores every item, which costs more.",
             "choices": ["beam", "exact"],
         },
     )
     exclude_history: bool = field(
         default=False,
-        metadata={"help": "Never recommend an item of the user's history; the same for every method that is ranked."},
+        metadata={"help": "Leave the items of a user's history out of the ranking, for every method."},
     )
-    num_beams: int = field(default=20, metadata={"help": "Beams; a target beyond them counts as not found."})
-    eval_batch_size: int = field(default=64, metadata={"help": "Users a batch in evaluation."})
+    num_beams: int = field(default=20, metadata={"help": "Beams; a target outside the beams counts as not found."})
+    eval_batch_size: int = field(default=64, metadata={"help": "Users per batch."})
+
+
+@dataclass
+class EvaluationOptions(RankingOptions):
+    """Ranking, and how many users are ranked to choose an epoch."""
+
     validation_users: int = field(
-        default=1000, metadata={"help": "Users asked after each epoch, to keep the best; drawn by chance."}
+        default=1000, metadata={"help": "Users ranked after each epoch, drawn at random; the best epoch is kept."}
     )
+
+
+@dataclass
+class PipelineOptions:
+    """All that decides how one data set is prepared, trained on and ranked."""
+
+    data: DataOptions
+    model: ModelOptions
+    teacher: TeacherOptions
+    training: TrainingOptions
+    evaluation: EvaluationOptions
 
 
 @dataclass
 class RunOptions:
     """The whole comparison."""
 
+    _argument_group_name: ClassVar[str] = "run"
+
     output_dir: str = field(
         default="runs/ilrec", metadata={"help": "Folder that receives report, results and models."}
     )
-    seeds: list[int] = field(default_factory=lambda: [0], metadata={"help": "One SFT and one ILRec run a seed."})
+    seeds: list[int] = field(default_factory=lambda: [0], metadata={"help": "Seeds; each trains SFT and ILRec once."})
 
 
 @dataclass
 class PrepareOptions:
     """Prepare: read, split, name the items, build the tokenizer and the trie."""
+
+    _argument_group_name: ClassVar[str] = "output"
 
     output_dir: str = field(default="runs/data", metadata={"help": "Folder that receives the prepared data."})
 
@@ -287,8 +444,10 @@ class PrepareOptions:
 class StageOptions:
     """A later stage, on prepared data."""
 
+    _argument_group_name: ClassVar[str] = "stage"
+
     prepared: str = field(metadata={"help": "Folder that `ilrec prepare` wrote."})
-    output_dir: str = field(metadata={"help": "Folder that receives what this stage makes."})
+    output_dir: str = field(metadata={"help": "Folder that receives the trained model."})
     seed: int = field(default=0, metadata={"help": "Seed of weights and data order."})
 
 
@@ -296,10 +455,12 @@ class StageOptions:
 class MethodOptions:
     """How to fine-tune."""
 
+    _argument_group_name: ClassVar[str] = "method"
+
     method: str = field(
         default="ilrec",
         metadata={
-            "help": "Supervised fine-tuning with ILRec's losses, or without.",
+            "help": "'ilrec' is supervised fine-tuning with ILRec's losses; 'sft' is TRL's own SFTTrainer.",
             "choices": ["ilrec", "sft"],
         },
     )
@@ -307,91 +468,28 @@ class MethodOptions:
 
 @dataclass
 class EvaluateOptions:
-    """Evaluate a trained model, or SASRec, on a split."""
+    """Evaluate a trained model on a split."""
+
+    _argument_group_name: ClassVar[str] = "what to evaluate"
 
     prepared: str = field(metadata={"help": "Folder that `ilrec prepare` wrote."})
     model: str = field(metadata={"help": "Folder of the trained language model."})
     output_dir: str | None = field(
         default=None,
-        metadata={"help": "Folder that receives metrics.json and ranks.parquet; without it none is written."},
+        metadata={"help": "Folder that receives metrics.json and ranks.parquet. Default: nothing is written."},
     )
     resume_dir: str | None = field(
         default=None,
-        metadata={"help": "Folder that receives the ranks of finished users; a killed evaluation goes on from it."},
+        metadata={"help": "Folder that keeps the ranks of finished users; a killed evaluation resumes from it."},
     )
     split: str = field(default="test", metadata={"help": "Users' questions.", "choices": ["validation", "test"]})
-
-
-@dataclass
-class TeacherOptions:
-    """SASRec, the collaborative-filtering model behind the rewards."""
-
-    sasrec: str | None = field(
-        default=None, metadata={"help": "Folder of a trained SASRec. Without it one is trained where it is needed."}
-    )
-    sasrec_hidden_size: int | None = field(default=None, metadata={"help": "Hidden size of SASRec. None: 128."})
-    sasrec_dropout: float | None = field(default=None, metadata={"help": "Dropout of SASRec. None: 0.5."})
-    sasrec_learning_rate: float | None = field(default=None, metadata={"help": "Its peak learning rate. None: 0.001."})
-    sasrec_epochs: float | None = field(
-        default=None,
-        metadata={
-            "help": "Its epochs at most; the best on validation counts. None: 14, or 2,000 updates if those are more."
-        },
-    )
-    sasrec_batch_size: int | None = field(default=None, metadata={"help": "Users a batch of SASRec. None: 64."})
-    sasrec_item_tokens: bool | None = field(
-        default=None,
-        metadata={
-            "help": "Whether SASRec learns vectors of the items' tokens, codes of semantic IDs or words of titles, "
-            "beside those of the items, so that it knows what the language model reads. None: yes, but not above "
-            "100,000 items, where its softmax is sampled."
-        },
-    )
-    sasrec_folds: int | None = field(
-        default=None,
-        metadata={
-            "help": "Cross-fitting: so many SASRecs, each trained without one fold of the users, whom it then scores. "
-            "None: 5. 1: one SASRec of all users."
-        },
-    )
-    sasrec_ensemble: int | None = field(
-        default=None,
-        metadata={"help": "So many SASRecs, or cross-fitted sets of them, whose mean probability counts. None: 1."},
-    )
-    reward_temperature: float = field(default=1.0, metadata={"help": "Temperature of SASRec's probabilities."})
-    calibrate_rewards: bool = field(
-        default=False,
-        metadata={
-            "help": "With folds: take the temperature at which SASRecs are as sure as they are right about users whom "
-            "they have not seen."
-        },
-    )
-    transition_share: float = field(
-        default=0.0,
-        metadata={"help": "Share of TransitionReward, what followed what for other users, in the rewards."},
-    )
-
-    @property
-    def folds(self) -> int:
-        """Number of folds; 1 where one SASRec has all users."""
-        return 5 if self.sasrec_folds is None else self.sasrec_folds
-
-    @property
-    def members(self) -> int:
-        """SASRecs, or cross-fitted sets of them, in the ensemble."""
-        return 1 if self.sasrec_ensemble is None else self.sasrec_ensemble
-
-    @property
-    def several(self) -> bool:
-        """Whether more than one SASRec is to be trained."""
-        return self.sasrec is None and (self.folds != 1 or self.members != 1)
 
 
 @dataclass
 class RecommendOptions:
     """Recommend items to one user or after one history."""
 
-    model: str = field(metadata={"help": "Folder of the trained language model, or that `ilrec export` wrote."})
+    model: str = field(metadata={"help": "Folder of the trained language model, or one that `ilrec export` wrote."})
     prepared: str | None = field(
         default=None,
         metadata={"help": "Folder that `ilrec prepare` wrote. An exported model needs it for --user alone."},
@@ -400,7 +498,7 @@ class RecommendOptions:
     history: list[str] | None = field(default=None, metadata={"help": "Item ids, oldest first, instead of a user."})
     top_k: int = field(default=10, metadata={"help": "Number of items to recommend."})
     num_beams: int = field(default=20, metadata={"help": "Beams; at least top_k."})
-    exclude_history: bool = field(default=False, metadata={"help": "Never recommend an item of the history."})
+    exclude_history: bool = field(default=False, metadata={"help": "Do not recommend items of the history."})
 
 
 @dataclass

@@ -1,4 +1,7 @@
-"""The main job: popularity, transitions, SASRec, SFT and ILRec on one data set, compared on its test split."""
+"""
+The one orchestrator: [`Run`] goes from prepared data to trained, ranked and compared methods. `ilrec run` is all of
+it, `ilrec train` and `ilrec sasrec` are one stage each.
+"""
 
 from __future__ import annotations
 
@@ -9,41 +12,30 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from ..data.splits import sample
 from ..report.console import metrics_table, seconds_table, show
 from ..report.markdown import ExampleList, epochs_note, render_report, run_settings, teacher_notes, verdict
-from ..report.results import MethodRanks, compare_methods, summarise_methods, write_ranks, write_results
-from .baselines import (
-    check_teacher,
-    popularity_ranks,
-    teacher_ranks,
-    teacher_reward,
-    teacher_settings,
-    train_teacher,
-    transition_ranks,
+from ..report.results import (
+    MethodRanks,
+    RunResult,
+    compare_methods,
+    summarise_methods,
+    write_ranks,
+    write_results,
 )
+from .baselines import popularity_ranks, transition_ranks
 from .environment import device, revision, versions
-from .evaluate import describe, load_model, model_ranks, recommender_of
-from .options import (
-    DataOptions,
-    EvaluationOptions,
-    ModelOptions,
-    PromptOptions,
-    RunOptions,
-    TeacherOptions,
-    TrainingOptions,
-)
-from .prepare import PreparedData, prepare
-from .train import METHODS, build_model, train_method
+from .evaluate import load_model, model_ranks, recommender_of
+from .option_checks import check_run, check_sasrec, check_train
+from .options import MethodOptions, PipelineOptions, PromptOptions, RunOptions, StageOptions, TeacherOptions
+from .prepare import prepare
+from .prepared_data import PreparedData
+from .teacher import Teacher, teacher_ranks, teacher_settings, train_teacher
+from .train import METHODS, TrainedModel, fit
 
 
-if TYPE_CHECKING:
-    from ..rewards.sasrec import SASRecModel
-    from ..rewards.sasrec_group import SASRecGroup
-
-COMPARED = {method: METHODS[method] for method in ("sft", "ilrec")}
 PAIRS = [
     *(("ILRec", "SFT"), ("ILRec", "SASRec"), ("SFT", "SASRec")),
     *(("ILRec", "transitions"), ("SASRec", "transitions"), ("SASRec", "popularity")),
@@ -53,160 +45,121 @@ PAIRS = [
 @dataclass
 class Run:
     """
-    One comparison. [`Run.execute`] goes through its stages and leaves `report.md`, `results.json`, `ranks.parquet`,
-    `settings.json`, the prepared data and the models in the output folder.
+    Trains, ranks and compares SFT and ILRec on one data set, beside SASRec and two baselines.
 
     Args:
-        data (`DataOptions`): Data and prompts.
-        model (`ModelOptions`): Language model.
-        teacher (`TeacherOptions`): SASRec.
-        training (`TrainingOptions`): Budget, shared by SFT and ILRec, and the weights of ILRec's losses.
-        evaluation (`EvaluationOptions`): Ranking.
-        options (`RunOptions`): Output folder and seeds.
+        prepared ([`PreparedData`]): The data.
+        options ([`PipelineOptions`]): All options.
+        folder (`Path`): Receives models and results.
+        seeds (`list[int]`): Seeds of the trained methods.
         command (`str`): The command, for the report.
     """
 
-    data: DataOptions
-    model: ModelOptions
-    teacher: TeacherOptions
-    training: TrainingOptions
-    evaluation: EvaluationOptions
-    options: RunOptions
+    prepared: PreparedData
+    options: PipelineOptions
+    folder: Path
+    seeds: list[int]
     command: str = "ilrec run"
     seconds: dict[str, float] = field(default_factory=dict)
 
-    @property
-    def folder(self) -> Path:
-        return Path(self.options.output_dir)
-
-    def execute(self) -> dict[str, Any]:
-        """Run every stage; returns what `results.json` holds."""
-        check_teacher(self.teacher)
-        with self._stage("prepare"):
-            prepared = prepare(self.data, self.model.model)
-            prepared.save(self.folder / "data")
-        show(f"{prepared.name}: {len(prepared.interactions):,} users, {len(prepared.catalog):,} items")
-        with self._stage("SASRec"):
-            teacher = train_teacher(prepared, self.teacher, self.folder / "models/sasrec", self.options.seeds[0])
-        settings = {
-            (method, seed): self._train(method, prepared, teacher, seed)
-            for seed in self.options.seeds
-            for method in COMPARED
-        }
+    def execute(self) -> RunResult:
+        """
+        Run every stage, and leave `report.md`, `results.json`, `ranks.parquet`, `settings.json` and the models in the
+        folder.
+        """
+        with self.stage("SASRec"):
+            teacher = train_teacher(self.prepared, self.options.teacher, self.folder / "models/sasrec", self.seeds[0])
+        trained = {(method, seed): self._train(method, seed, teacher) for seed in self.seeds for method in METHODS}
         # Nothing above has looked at the test split.
-        ranks = self._evaluate(prepared, teacher, settings)
-        results = self._results(prepared, ranks)
+        ranks = [*self._rank_baselines(teacher), *(self._rank(*run, each) for run, each in trained.items())]
+        results = self._results(ranks)
         write_results(results, self.folder / "results.json")
-        write_ranks(ranks, [example.item for example in prepared.splits.test], self.folder / "ranks.parquet")
-        with self._stage("examples"):
-            examples = self._examples(prepared)
-        report = render_report(results, examples, title=f"SFT and ILRec on {prepared.name}")
+        write_ranks(ranks, [example.item for example in self.prepared.splits.test], self.folder / "ranks.parquet")
+        with self.stage("examples"):
+            examples = self._examples()
+        report = render_report(results, examples, title=f"SFT and ILRec on {self.prepared.name}")
         (self.folder / "report.md").write_text(report)
-        show(metrics_table(results["methods"]))
-        show(verdict(results).replace("*", ""))
-        settings_of_runs = run_settings(results)
-        for note in filter(None, [epochs_note(settings_of_runs), *teacher_notes(settings_of_runs)]):
-            show(note.replace("*", ""))
-        show(seconds_table("Time", self.seconds))
-        show(f"Report: {self.folder / 'report.md'}")
         return results
 
     @contextmanager
-    def _stage(self, name: str) -> Iterator[None]:
+    def stage(self, name: str) -> Iterator[None]:
+        """Show the name of a stage and keep its time."""
         show(f"[bold]{name}[/bold]")
         start = time.perf_counter()
         yield
         self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - start
 
-    def _train(
-        self, method: str, prepared: PreparedData, teacher: SASRecModel | SASRecGroup, seed: int
-    ) -> dict[str, Any]:
-        """Train one method and save its model and log; returns its settings."""
-        with self._stage(f"train {METHODS[method]}"):
-            model = build_model(prepared, self.model, seed)
-            reward, settings = None, dict[str, Any]()
-            if method == "ilrec" and self.training.crr_weight != 0:
-                reward, settings = teacher_reward(teacher, prepared, self.teacher, self.evaluation, model.device)
-            folder = self._model_folder(method, seed)
-            trained = train_method(
-                method, prepared, model, self.training, self.evaluation, folder, seed=seed, reward_func=reward
+    def _train(self, method: str, seed: int, teacher: Teacher) -> TrainedModel:
+        rewarded = method == "ilrec" and self.options.training.crr_weight != 0
+        with self.stage(f"train {METHODS[method]}"):
+            return fit(
+                method,
+                self.prepared,
+                self.options,
+                self._model_folder(method, seed),
+                seed=seed,
+                teacher=teacher if rewarded else None,
             )
-        trained.settings |= settings
-        trained.save_log(METHODS[method], folder)
-        return trained.settings
 
-    def _evaluate(
-        self,
-        prepared: PreparedData,
-        teacher: SASRecModel | SASRecGroup,
-        settings: dict[tuple[str, int], dict[str, Any]],
-    ) -> list[MethodRanks]:
-        train, test, exclude = prepared.splits.train, prepared.splits.test, self.evaluation.exclude_history
-        with self._stage("evaluate baselines"):
-            ranks = [
+    def _rank_baselines(self, teacher: Teacher) -> list[MethodRanks]:
+        prepared, exclude = self.prepared, self.options.evaluation.exclude_history
+        train, test = prepared.splits.train, prepared.splits.test
+        settings = teacher_settings(teacher, self.options.teacher, self.seeds[0])
+        with self.stage("evaluate baselines"):
+            return [
                 popularity_ranks(train, test, prepared.catalog.item_ids, exclude),
                 transition_ranks(train, test, prepared.item_trie, exclude),
-                teacher_ranks(teacher, test, teacher_settings(teacher, self.teacher, self.options.seeds[0]), exclude),
+                teacher_ranks(teacher, test, settings, exclude),
             ]
-        for (method, seed), used in settings.items():
-            with self._stage(f"evaluate {METHODS[method]}"):
-                model = load_model(self._model_folder(method, seed))
-                ranks.append(
-                    model_ranks(
-                        METHODS[method],
-                        model,
-                        prepared,
-                        test,
-                        self.evaluation,
-                        seed=seed,
-                        settings=self._settings(used),
-                    )
-                )
-        return ranks
 
-    def _results(self, prepared: PreparedData, ranks: list[MethodRanks]) -> dict[str, Any]:
-        (self.folder / "settings.json").write_text(json.dumps(self._all_options(), indent=2) + "\n")
-        return {
-            "data": prepared.summary(),
-            "seeds": self.options.seeds,
-            "command": self.command,
-            "revision": revision(),
-            "versions": versions(),
-            "device": device(),
-            "seconds": self.seconds,
-            "selection": self._selection(),
-            "methods": summarise_methods(ranks),
-            "paired": compare_methods(ranks, PAIRS),
-        }
+    def _rank(self, method: str, seed: int, trained: TrainedModel) -> MethodRanks:
+        test, evaluation = self.prepared.splits.test, self.options.evaluation
+        settings = self._shown_settings() | trained.settings | {"validation_users": evaluation.validation_users}
+        with self.stage(f"evaluate {METHODS[method]}"):
+            model = load_model(self._model_folder(method, seed))
+            return model_ranks(METHODS[method], model, self.prepared, test, evaluation, seed=seed, settings=settings)
+
+    def _results(self, ranks: list[MethodRanks]) -> RunResult:
+        return RunResult(
+            data=self.prepared.summary(),
+            seeds=self.seeds,
+            command=self.command,
+            revision=revision(),
+            versions=versions(),
+            device=device(),
+            seconds=self.seconds,
+            selection=self._selection(),
+            methods=summarise_methods(ranks),
+            paired=compare_methods(ranks, PAIRS),
+        )
 
     def _selection(self) -> str:
         """How each method's epoch was chosen and what was ranked, for the report."""
-        if self.data.train_on_validation:
+        if self.options.data.train_on_validation:
             how = "Each method was trained for a fixed number of epochs, on the validation items too."
         else:
             how = "Each trained method kept the epoch that ranked best on validation users."
-        seen = " Items of a user's own history were not recommended." if self.evaluation.exclude_history else ""
-        return how + seen
+        excluded = self.options.evaluation.exclude_history
+        return how + (" Items of a user's own history were not recommended." if excluded else "")
 
-    def _examples(self, prepared: PreparedData, number: int = 5, top_k: int = 5) -> list[ExampleList]:
+    def _examples(self, number: int = 5, top_k: int = 5) -> list[ExampleList]:
         """What the methods of the first seed recommend to a few test users, drawn by chance."""
+        prepared, evaluation = self.prepared, self.options.evaluation
         examples = sample(prepared.splits.test, number)
-        histories = [example.history for example in examples]
         lists = {}
-        for method, title in COMPARED.items():
-            model = load_model(self._model_folder(method, self.options.seeds[0]))
-            recommender = recommender_of(prepared, model, self.evaluation.num_beams)
-            lists[title] = recommender.recommend(
-                histories,
+        for method, title in METHODS.items():
+            model = load_model(self._model_folder(method, self.seeds[0]))
+            lists[title] = recommender_of(prepared, model, evaluation.num_beams).recommend(
+                [example.history for example in examples],
                 top_k=min(top_k, len(prepared.item_trie)),
-                exclude_history=self.evaluation.exclude_history,
+                exclude_history=evaluation.exclude_history,
             )
         return [
             ExampleList(
                 example.user,
-                [describe(prepared, item) for item in example.history[-5:]],
-                describe(prepared, example.item),
-                {title: [describe(prepared, item) for item, *_ in lists[title][row]] for title in lists},
+                [prepared.describe(item) for item in example.history[-5:]],
+                prepared.describe(example.item),
+                {title: [prepared.describe(item) for item, *_ in lists[title][row]] for title in lists},
             )
             for row, example in enumerate(examples)
         ]
@@ -214,15 +167,63 @@ class Run:
     def _model_folder(self, method: str, seed: int) -> Path:
         return self.folder / "models" / f"{method}-seed{seed}"
 
-    def _settings(self, used: dict[str, Any]) -> dict[str, Any]:
-        """A method's settings with those of the language model and its prompts."""
-        shown = {name: value for name, value in dataclasses.asdict(self.model).items() if value is not None}
-        prompts = {"item_format": self.data.item_format, "max_history": self.data.max_history, "rows": self.data.rows}
+    def _shown_settings(self) -> dict[str, Any]:
+        """Settings of the language model and its prompts, for the report."""
+        model, data = self.options.model, self.options.data
+        shown = {name: value for name, value in dataclasses.asdict(model).items() if value is not None}
+        shown |= {name: getattr(data, name) for name in ("item_format", "max_history", "rows")}
         for option in dataclasses.fields(PromptOptions):
-            if getattr(self.data, option.name) != option.default:
-                prompts[option.name] = getattr(self.data, option.name)
-        return shown | prompts | used | {"validation_users": self.evaluation.validation_users}
+            if getattr(data, option.name) != option.default:
+                shown[option.name] = getattr(data, option.name)
+        return shown
 
-    def _all_options(self) -> dict[str, Any]:
-        parts = (self.data, self.model, self.teacher, self.training, self.evaluation, self.options)
-        return {name: value for part in parts for name, value in dataclasses.asdict(part).items()}
+
+def run(options: PipelineOptions, run_options: RunOptions, command: str = "ilrec run") -> RunResult:
+    """The `run` command: prepare, train, rank, compare and report."""
+    check_run(options)
+    folder = Path(run_options.output_dir)
+    start = time.perf_counter()
+    show("[bold]prepare[/bold]")
+    prepared = prepare(options.data, options.model.model)
+    prepared.save(folder / "data")
+    given = {name: value for part in dataclasses.asdict(options).values() for name, value in part.items()}
+    (folder / "settings.json").write_text(json.dumps(given | dataclasses.asdict(run_options), indent=2) + "\n")
+    show(f"{prepared.name}: {len(prepared.interactions):,} users, {len(prepared.catalog):,} items")
+    seconds = {"prepare": time.perf_counter() - start}
+    results = Run(prepared, options, folder, run_options.seeds, command, seconds).execute()
+    show(metrics_table(results.methods))
+    settings = run_settings(results.methods)
+    for note in filter(None, [verdict(results), epochs_note(settings), *teacher_notes(settings)]):
+        show(note.replace("*", ""))
+    show(seconds_table("Time", results.seconds))
+    show(f"Report: {folder / 'report.md'}")
+    return results
+
+
+def run_sasrec(stage: StageOptions, teacher: TeacherOptions) -> None:
+    """The `sasrec` command: train SASRec, save it, and show how it ranks for the validation users."""
+    check_sasrec(teacher)
+    prepared = PreparedData.load(stage.prepared)
+    model = train_teacher(prepared, teacher, stage.output_dir, stage.seed)
+    ranks = teacher_ranks(model, prepared.splits.validation, teacher_settings(model, teacher, stage.seed))
+    for note in prepared.notes:
+        show(note)
+    summary = summarise_methods([ranks])
+    Path(stage.output_dir).mkdir(parents=True, exist_ok=True)
+    write_results({"split": "validation", "methods": summary}, Path(stage.output_dir) / "metrics.json")
+    show(metrics_table(summary))
+
+
+def run_train(stage: StageOptions, method: MethodOptions, options: PipelineOptions) -> None:
+    """The `train` command: train one method on prepared data. ILRec with rewards needs `--sasrec`."""
+    prepared = PreparedData.load(stage.prepared)
+    options.data = prepared.options
+    check_train(method.method, options)
+    teacher = None
+    if options.teacher.sasrec is not None:
+        teacher = train_teacher(prepared, options.teacher, stage.output_dir, stage.seed)
+    trained = fit(method.method, prepared, options, stage.output_dir, seed=stage.seed, teacher=teacher)
+    best = trained.settings.get("validation_ndcg@10")
+    if best is not None:
+        show(f"Best validation NDCG@10 {best:.4f}")
+    show(f"Model in {stage.output_dir}")

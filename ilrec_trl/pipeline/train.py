@@ -1,10 +1,10 @@
-"""Train stage: every method from the same weights, with the same seed and budget; SFT and ILRec in the same order."""
+"""Fine-tuning: SFT and ILRec from the same weights, with the same seed, budget and order of the rows."""
 
 from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,19 +19,27 @@ from ..trainer.ilrec_config import ILRecConfig
 from ..trainer.ilrec_trainer import ILRecTrainer
 from .environment import default_device
 from .evaluate import evaluator_of
-from .options import EvaluationOptions, InputError, ModelOptions, TrainingOptions, mapping
-from .prepare import PreparedData, input_errors
+from .option_checks import ILREC_FIELDS
+from .options import (
+    EvaluationOptions,
+    InputError,
+    ModelOptions,
+    PipelineOptions,
+    TrainingOptions,
+    input_errors,
+    mapping,
+)
+from .prepared_data import PreparedData
+from .teacher import Teacher, teacher_reward
 
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel, Trainer
+    from transformers import PreTrainedModel
 
     from ..rewards.rewards import RewardFunc
 
 METHODS = {"sft": "SFT", "ilrec": "ILRec"}
 
-# Fields of TrainingOptions that are ILRec's own; the others have no use for them.
-ILREC_FIELDS = ("intermediate_layers", "cpo_beta", "cpd_weight", "crr_weight")
 NO_EVALUATION = {"eval_strategy": "no", "save_strategy": "no", "load_best_model_at_end": False}
 
 
@@ -41,21 +49,57 @@ class TrainedModel:
     Outcome of [`train_method`].
 
     Args:
+        name (`str`): What a reader knows the method by.
         model ([`~transformers.PreTrainedModel`]): The model of the epoch that was best on validation.
         settings (`dict`): What it was trained with, for the report.
         history (`list[dict]`): What the trainer logged.
     """
 
+    name: str
     model: PreTrainedModel
     settings: dict[str, Any]
     history: list[dict[str, Any]]
 
-    def save_log(self, method: str, directory: str | Path) -> None:
+    def save_log(self, directory: str | Path) -> None:
         """Write `log.json`, what was logged, and `settings.json`, which the model card shows, beside the model."""
         directory = Path(directory)
         (directory / "log.json").write_text(json.dumps(self.history, indent=1) + "\n")
-        settings = {"method": method} | self.settings
+        settings = {"method": self.name} | self.settings
         (directory / "settings.json").write_text(json.dumps(settings, indent=1) + "\n")
+
+
+def fit(
+    method: str,
+    prepared: PreparedData,
+    options: PipelineOptions,
+    output_dir: str | Path,
+    *,
+    seed: int = 0,
+    teacher: Teacher | None = None,
+    train: Callable[..., TrainedModel] | None = None,
+) -> TrainedModel:
+    """
+    One whole training: initial weights, rewards where the method reads them, training, and the files in `output_dir`.
+
+    Args:
+        method (`str`): `"ilrec"` or `"sft"`.
+        prepared ([`PreparedData`]): The data.
+        options ([`PipelineOptions`]): All options.
+        output_dir (`str` or `Path`): Receives model, `log.json` and `settings.json`.
+        seed (`int`, *optional*, defaults to `0`): Seed of weights, data order and dropout.
+        teacher ([`SASRecModel`] or [`SASRecGroup`], *optional*): Source of the rewards; without one there are
+            none.
+        train (`Callable`, *optional*): What trains, with the arguments of [`train_method`], the default.
+    """
+    model = build_model(prepared, options.model, seed)
+    reward, settings = None, dict[str, Any]()
+    if teacher is not None:
+        reward, settings = teacher_reward(teacher, prepared, options.teacher, options.evaluation, model.device)
+    given = method, prepared, model, options.training, options.evaluation, output_dir
+    trained = (train or train_method)(*given, seed=seed, reward_func=reward)
+    trained.settings |= settings
+    trained.save_log(output_dir)
+    return trained
 
 
 def build_model(prepared: PreparedData, options: ModelOptions, seed: int) -> PreTrainedModel:
@@ -137,7 +181,8 @@ def train_method(
         args = (SFTConfig if method == "sft" else ILRecConfig)(**arguments)
     if method == "sft":
         trainer = SFTTrainer(args=args, **common)
-        bind(callbacks, trainer)
+        for callback in callbacks:  # as ILRecTrainer does itself
+            callback.bind_trainer(trainer)
     else:
         trainer = ILRecTrainer(args=args, item_trie=prepared.item_trie, reward_func=reward_func, **common)
     trainer.train()
@@ -150,13 +195,7 @@ def train_method(
         # What the defaults stood for.
         settings |= {"cpo_beta": trainer.cpo_beta, "crr_weight": trainer.crr_weight}
         settings["intermediate_layers"] = list(trainer.intermediate_layers)
-    return TrainedModel(model, settings, trainer.state.log_history)
-
-
-def bind(callbacks: Sequence[RecommendationCallback], trainer: Trainer) -> None:
-    """So that their figures are logged; ILRecTrainer does it itself."""
-    for callback in callbacks:
-        callback.trainer = trainer
+    return TrainedModel(METHODS[method], model, settings, trainer.state.log_history)
 
 
 def trainer_arguments(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -9,18 +10,18 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from .results import METRICS
+from .results import METRICS, MethodResult
 
 
-def metrics_table(methods: Mapping[str, Mapping[str, Any]]) -> Table:
+def metrics_table(methods: Mapping[str, MethodResult]) -> Table:
     """Every method's metrics, each with one standard error."""
     table = Table(title="Full ranking, mean over users ± one standard error")
     table.add_column("method")
     for metric in METRICS:
         table.add_column(metric, justify="right", no_wrap=True)
     for name, method in methods.items():
-        errors = method["standard_error"]
-        table.add_row(escape(name), *(f"{method[metric]:.4f} ±{_number(errors[metric])}" for metric in METRICS))
+        cells = (f"{method.metrics[metric]:.4f} ±{_number(method.standard_error[metric])}" for metric in METRICS)
+        table.add_row(escape(name), *cells)
     return table
 
 
@@ -58,6 +59,6 @@ def show(content: Any) -> None:
     console.print(content)
 
 
-def _number(value: float | None) -> str:
+def _number(value: float) -> str:
     # `.0123`: six columns of figures are to fit one line.
-    return "-" if value is None else f"{value:.4f}".removeprefix("0")
+    return "-" if math.isnan(value) else f"{value:.4f}".removeprefix("0")

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import inf
 from typing import Any
 
-from .results import METRICS
+from .results import METRICS, Comparison, DataSummary, MethodResult, RunResult
 
 
 METRIC_TITLES = {
@@ -41,39 +41,43 @@ class ExampleList:
     lists: dict[str, list[str]]
 
 
-def render_report(results: dict[str, Any], examples: Sequence[ExampleList] = (), title: str = "Run") -> str:
+def render_report(results: RunResult, examples: Sequence[ExampleList] = (), title: str = "Run") -> str:
     """
     The whole report.
 
     Args:
-        results (`dict`): What `results.json` holds.
+        results ([`~report.results.RunResult`]): What `results.json` holds.
         examples (`list[ExampleList]`, *optional*): Recommendation lists to show.
         title (`str`, *optional*, defaults to `"Run"`): Heading.
     """
     parts = [
         f"# {title}",
-        _data(results),
+        _data(results.data),
         "## Results",
         "Full ranking over the catalogue; no user left out. In brackets one standard error over users.",
-        table(["method", *(METRIC_TITLES[metric] for metric in METRICS)], _method_rows(results)),
-        _per_seed(results),
+        table(["method", *(METRIC_TITLES[metric] for metric in METRICS)], _method_rows(results.methods)),
+        _per_seed(results.methods),
         "## Do the methods differ?",
         verdict(results),
-        epochs_note(run_settings(results)),
-        *teacher_notes(run_settings(results)),
-        "Paired t-test over users, `a` minus `b`. It covers the chance of the users drawn, not that of the seed.",
-        table(["a", "b", "metric", "difference", "standard error", "p", "seeds"], _paired_rows(results)),
+        epochs_note(run_settings(results.methods)),
+        *teacher_notes(run_settings(results.methods)),
+        "`a` minus `b`, paired by user and seed; 95% interval of 10,000 resamples of users and seeds. With one seed "
+        "the interval does not cover the chance of the seed. The last column is corrected for the number of pairs "
+        "(Holm).",
+        table(
+            ["a", "b", "metric", "difference", "95% interval", "p", "seeds", "p, Holm"], _paired_rows(results.paired)
+        ),
         "## Examples" if examples else "",
         *(_example(example) for example in examples),
         "## How it was run",
-        f"```bash\n{results['command']}\n```",
-        f"{results['selection']} The test split was read once, after all training.",
+        f"```bash\n{results.command}\n```",
+        f"{results.selection} The test split was read once, after all training.",
         _settings(results),
         "## Time",
-        table(["stage", "seconds"], [[stage, f"{seconds:.0f}"] for stage, seconds in results["seconds"].items()]),
+        table(["stage", "seconds"], [[stage, f"{seconds:.0f}"] for stage, seconds in results.seconds.items()]),
         "## Versions",
-        table(["package", "version"], [[name, str(version)] for name, version in results["versions"].items()]),
-        f"Revision `{results['revision']}`, device: {results['device']}.",
+        table(["package", "version"], [[name, str(version)] for name, version in results.versions.items()]),
+        f"Revision `{results.revision}`, device: {results.device}.",
     ]
     return "\n\n".join(part for part in parts if part) + "\n"
 
@@ -84,18 +88,22 @@ def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     return "\n".join("| " + " | ".join(_cell(cell) for cell in line) + " |" for line in lines)
 
 
-def verdict(results: dict[str, Any]) -> str:
+def verdict(results: RunResult) -> str:
     """Two sentences on ILRec against SFT, by NDCG@10 over all seeds; empty where the run holds no such pair."""
-    rows = [row for row in results["paired"] if (row["a"], row["b"], row["metric"]) == ("ILRec", "SFT", "ndcg@10")]
-    if not rows:
+    row = results.comparison("ILRec", "SFT")
+    if row is None:
         return ""
-    row = rows[0]
-    difference = f"{row['difference']:+.4f} ± {row['standard_error']:.4f} (p = {row['p_value']:.2g})"
-    word = "better" if row["difference"] > 0 else "worse"
-    shown = f"ILRec is {word} than SFT" if row["p_value"] < 0.05 else "No difference between ILRec and SFT is shown"
-    seeds, users = len(results["seeds"]), results["data"]["test_users"]
+    difference = f"{row.difference:+.4f} (95% interval {interval(row)}; p = {row.p_value:.2g})"
+    word = "better" if row.difference > 0 else "worse"
+    shown = f"ILRec is {word} than SFT" if row.p_value < 0.05 else "No difference between ILRec and SFT is shown"
+    seeds, users = len(results.seeds), results.data.test_users
     basis = f"{users:,} test users and {seeds} seed{'s' if seeds > 1 else ''}"
     return f"**{shown}**: NDCG@10 {difference}. This rests on {basis}."
+
+
+def interval(row: Comparison) -> str:
+    """A confidence interval."""
+    return f"{row.low:+.4f} to {row.high:+.4f}"
 
 
 def teacher_note(settings: dict[str, Any], reference: str = "SFT", ranked: float | None = None) -> str:
@@ -135,12 +143,9 @@ def teacher_notes(settings: dict[str, list[dict[str, Any]]], reference: str = "S
     return [f"**{', '.join(dict.fromkeys(names))}:** {note}" for note, names in methods.items()]
 
 
-def run_settings(results: dict[str, Any]) -> dict[str, list[dict[str, Any]]]:
-    """Settings of every seed's run of each method, as far as seeds differ in them."""
-    return {
-        name: [method["settings"] | figures for figures in method.get("per_seed", [{}])]
-        for name, method in results["methods"].items()
-    }
+def run_settings(methods: Mapping[str, MethodResult]) -> dict[str, list[dict[str, Any]]]:
+    """Settings of every seed's run of each method."""
+    return {name: [run.settings for run in method.per_seed] for name, method in methods.items()}
 
 
 def epochs_note(settings: dict[str, list[dict[str, Any]]]) -> str:
@@ -159,44 +164,41 @@ def epochs_note(settings: dict[str, list[dict[str, Any]]]) -> str:
     return f"Best on validation after the last epoch, so that more epochs may rank better: {', '.join(names)}."
 
 
-def _data(results: dict[str, Any]) -> str:
-    data = results["data"]
-    names = ["name", "users", "items", "interactions", "test_users"]
-    cells = [f"{data[name]:,}" if isinstance(data[name], int) else str(data[name]) for name in names]
-    text = table(["data", "users", "items", "interactions", "test users"], [cells])
-    notes = [f"- {note}" for note in data.get("notes", [])]
+def _data(data: DataSummary) -> str:
+    sizes = [f"{size:,}" for size in (data.users, data.items, data.interactions, data.test_users)]
+    text = table(["data", "users", "items", "interactions", "test users"], [[data.name, *sizes]])
+    notes = [f"- {note}" for note in data.notes]
     return text + ("\n\n" + "\n".join(notes) if notes else "")
 
 
-def _method_rows(results: dict[str, Any]) -> list[list[str]]:
-    rows = []
-    for name, method in results["methods"].items():
-        errors = method["standard_error"]
-        rows.append([name, *(f"{method[metric]:.4f} ({errors[metric]:.4f})" for metric in METRICS)])
-    return rows
+def _method_rows(methods: Mapping[str, MethodResult]) -> list[list[str]]:
+    return [
+        [name, *(f"{method.metrics[metric]:.4f} ({method.standard_error[metric]:.4f})" for metric in METRICS)]
+        for name, method in methods.items()
+    ]
 
 
-def _per_seed(results: dict[str, Any]) -> str:
+def _per_seed(methods: Mapping[str, MethodResult]) -> str:
     rows = [
-        [name, str(figures["seed"]), *(f"{figures[metric]:.4f}" for metric in METRICS)]
-        for name, method in results["methods"].items()
-        for figures in method.get("per_seed", [])
+        [name, str(run.seed), *(f"{run.metrics[metric]:.4f}" for metric in METRICS)]
+        for name, method in methods.items()
+        if len(method.per_seed) > 1
+        for run in method.per_seed
     ]
     return table(["method", "seed", *(METRIC_TITLES[metric] for metric in METRICS)], rows) if rows else ""
 
 
-def _paired_rows(results: dict[str, Any]) -> list[list[str]]:
+_PAIRED_HEADER = ["a", "b", "metric", "difference", "95% interval", "p", "seeds", "p, Holm"]
+
+
+def _paired_rows(rows: Sequence[Comparison]) -> list[list[str]]:
     return [
         [
-            row["a"],
-            row["b"],
-            METRIC_TITLES[row["metric"]],
-            f"{row['difference']:+.4f}",
-            f"{row['standard_error']:.4f}",
-            f"{row['p_value']:.2g}",
-            ", ".join("-" if seed is None else str(seed) for seed in row["seeds"]),
+            *(row.a, row.b, METRIC_TITLES[row.metric], f"{row.difference:+.4f}", interval(row), f"{row.p_value:.2g}"),
+            ", ".join("-" if seed is None else str(seed) for seed in row.seeds),
+            "-" if row.holm_p_value is None else f"{row.holm_p_value:.2g}",
         ]
-        for row in results["paired"]
+        for row in rows
     ]
 
 
@@ -214,13 +216,12 @@ def _example(example: ExampleList) -> str:
     )
 
 
-def _settings(results: dict[str, Any]) -> str:
+def _settings(results: RunResult) -> str:
     rows = [
-        [name, "; ".join(f"{key} = {value}" for key, value in method["settings"].items()) or "-"]
-        for name, method in results["methods"].items()
+        [name, "; ".join(f"{key} = {value}" for key, value in method.settings.items()) or "-"]
+        for name, method in results.methods.items()
     ]
-    seeds = ", ".join(map(str, results["seeds"]))
-    return f"Seeds: {seeds}.\n\n" + table(["method", "settings"], rows)
+    return f"Seeds: {', '.join(map(str, results.seeds))}.\n\n" + table(["method", "settings"], rows)
 
 
 def _cell(text: str) -> str:

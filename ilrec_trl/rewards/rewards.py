@@ -11,6 +11,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch.nn import functional as F
 
+from ..items.trie_arrays import check_item_scores
 from .sasrec import SASRecModel
 
 
@@ -136,12 +137,7 @@ class ScoreMatrixReward:
         item_trie: ItemTrie,
         user_column: str = "user",
     ) -> None:
-        if tuple(scores.shape) != (len(users), len(item_ids)):
-            raise ValueError(
-                f"Got scores of shape {tuple(scores.shape)} for {len(users)} users and {len(item_ids)} items; "
-                "expected one row a user and one column an item."
-            )
-        _check_scores(scores, "The score matrix")
+        check_item_scores(scores, len(item_ids), len(users), source="The score matrix")
         self.rows = {str(user): row for row, user in enumerate(users)}
         self.scores = scores[:, _columns_of(item_trie, item_ids, "The score matrix").to(scores.device)]  # (U, I)
         self.user_column = user_column
@@ -213,30 +209,7 @@ def check_reward_func(
     scores = reward_func(histories, **columns)
     if not isinstance(scores, torch.Tensor):
         raise TypeError(f"reward_func returned a {type(scores).__name__}; expected a torch.Tensor of shape (B, I).")
-    expected = (len(histories), len(item_trie))
-    if tuple(scores.shape) != expected:
-        raise ValueError(
-            f"reward_func returned scores of shape {tuple(scores.shape)} for {len(histories)} histories; expected "
-            f"{expected}, one column an item in the order of `item_trie.item_ids`."
-        )
-    _check_scores(scores, "reward_func")
-    empty = (scores.sum(-1) == 0).nonzero().flatten().tolist()
-    if empty:
-        raise ValueError(
-            f"reward_func gave score 0 to every item for history {histories[empty[0]]}; return some mass, for example "
-            "item popularity where nothing is known."
-        )
-
-
-def _check_scores(scores: torch.Tensor, source: str) -> None:
-    wrong = ~(scores.isfinite() & (scores >= 0))
-    if wrong.any():
-        row, column = wrong.nonzero()[0].tolist()
-        raise ValueError(
-            f"{source} holds {int(wrong.sum())} scores that are negative or not finite, the first "
-            f"{scores[row, column]} in row {row}, column {column}; expected finite scores of at least 0, such as "
-            "probabilities: apply a softmax to logits."
-        )
+    check_item_scores(scores, len(item_trie), len(histories), source="reward_func", histories=histories)
 
 
 def _columns_of(item_trie: ItemTrie, item_ids: Sequence[str], source: str) -> torch.Tensor:

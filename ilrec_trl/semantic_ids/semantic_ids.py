@@ -1,4 +1,4 @@
-"""Semantic IDs: a short, unique sequence of codes for every item, alike for items whose vectors are alike."""
+"""Semantic IDs: a short, unique sequence of codes for every item; items with similar vectors have similar codes."""
 
 from __future__ import annotations
 
@@ -23,17 +23,15 @@ LETTERS = "abcdefghijklmnopqrstuvwxyz"  # of the levels, as in LC-Rec's tokens <
 @dataclass(frozen=True)
 class SemanticIds:
     """
-    The semantic IDs of a catalogue, and the codebooks by which new items get theirs.
+    The semantic IDs of a catalogue, and the codebooks from which new items get theirs.
 
     Args:
-        item_ids (`list[str]`):
-            Distinct ids.
-        codes (`np.ndarray` of shape `(I, L)`):
-            One code a level, from 0; no two rows are equal.
-        codebooks (`list[np.ndarray]`):
-            Centroids of each level, `(K, D)`; `(K, 0)` for an extra level, which only numbers.
-        figures (`dict`, *optional*):
-            How they were made: settings, collisions before the codes were made unique, reconstruction error.
+        item_ids (`list[str]`): Distinct ids.
+        codes (`np.ndarray` of shape `(I, L)`): One code a level, from 0; no two rows are equal.
+        codebooks (`list[np.ndarray]`): Centroids of each level, `(K, D)`; `(K, 0)` for an extra level, which only
+            numbers.
+        figures (`dict`, *optional*): Settings, number of collisions before the codes were made unique, and
+            reconstruction error.
 
     Raises:
         ValueError: If shapes do not fit, an id is repeated, or two items have the same codes.
@@ -85,21 +83,19 @@ class SemanticIds:
 
     def assign(self, item_ids: Sequence[str], vectors: NDArray[Any], *, known_tokens: bool = True) -> SemanticIds:
         """
-        Give new items IDs by the same codebooks; nobody's ID changes.
+        Give new items IDs from the same codebooks. The IDs of other items stay as they are.
 
         Args:
-            item_ids (`list[str]`):
-                Ids of the new items.
-            vectors (`np.ndarray` of shape `(N, D)`):
-                Made as those of the items before.
-            known_tokens (`bool`, *optional*, defaults to `True`):
-                Use only codes that some item has already. A language model has learnt the tokens of those alone.
+            item_ids (`list[str]`): Ids of the new items.
+            vectors (`np.ndarray` of shape `(N, D)`): Vectors, made in the same way as those of the present items.
+            known_tokens (`bool`, *optional*, defaults to `True`): Use only codes that some item has already, since the
+                language model has learnt no other tokens.
 
         Returns:
-            [`SemanticIds`]: The items before, then the new ones.
+            [`SemanticIds`]: The present items, then the new ones.
 
         Raises:
-            ValueError: If an id is taken, a vector is not finite or of another width, or no IDs are left.
+            ValueError: If an item has an ID already, a vector is not finite or of another width, or no IDs are left.
         """
         item_ids = list(map(str, item_ids))
         vectors = _checked(item_ids, vectors)
@@ -123,7 +119,7 @@ class SemanticIds:
         return replace(self, item_ids=[*self.item_ids, *item_ids], codes=np.concatenate([self.codes, new]))
 
     def remove(self, item_ids: Sequence[str]) -> SemanticIds:
-        """Without these items; their IDs are free for others."""
+        """The IDs without those of these items, which become free for others."""
         if unknown := sorted(set(item_ids) - set(self.item_ids)):
             raise ValueError(f"{len(unknown)} items have no semantic IDs: {unknown[:5]}.")
         gone = set(item_ids)
@@ -168,33 +164,28 @@ def build_semantic_ids(
     iterations: int = 25,
 ) -> SemanticIds:
     """
-    Give every item a semantic ID: residual k-means, made unique.
+    Give every item a unique semantic ID by residual k-means.
 
-    Level by level the vectors are clustered by k-means, and what a centroid leaves over goes to the next level, as in
-    residual quantisation ("Recommender Systems with Generative Retrieval", Rajput et al., 2023; k-means instead of the
-    RQ-VAE). Items that would come out equal are told apart as `unique` says.
+    In each level the vectors are clustered by k-means, and their residuals go to the next level, as in residual
+    quantisation ("Recommender Systems with Generative Retrieval", Rajput et al., 2023; with k-means instead of the
+    RQ-VAE). `unique` says how items with equal codes are separated.
 
     Args:
-        item_ids (`list[str]`):
-            Distinct ids, one a row.
-        vectors (`np.ndarray` of shape `(I, D)`):
-            Finite vectors; near each other where items are alike, by squared distance.
-        levels (`int`, *optional*, defaults to `3`):
-            Number of codebooks.
-        codebook_size (`int` or `list[int]`, *optional*, defaults to `256`):
-            Codes a level, or one number for each level.
-        unique (`"last_level"` or `"extra_level"`, *optional*, defaults to `"last_level"`):
-            `"last_level"`: below one prefix every code of the last level is given once, to the item nearest to it; the
-            others take the nearest free one (LC-Rec spreads the last level too). An ID stays as short as it was.
-            `"extra_level"`: one more level numbers the items that share all codes, as in TIGER; items that differ keep
-            their nearest codes, and every ID is one token longer. It has as many codes as the last codebook.
-        balance (`float`, *optional*):
-            No code of a level takes more than this many times the mean number of items a code, for example 2; a few
-            more where uniqueness asks for it. At least 1. By default clusters are as large as k-means makes them.
-        seed (`int`, *optional*, defaults to `0`):
-            Seed of k-means. One seed, one machine and the same vectors give the same IDs.
-        iterations (`int`, *optional*, defaults to `25`):
-            Rounds of k-means a level.
+        item_ids (`list[str]`): Distinct ids, one a row.
+        vectors (`np.ndarray` of shape `(I, D)`): Finite vectors. Similar items have a small squared distance.
+        levels (`int`, *optional*, defaults to `3`): Number of codebooks.
+        codebook_size (`int` or `list[int]`, *optional*, defaults to `256`): Codes of each level, or one number for
+            each level.
+        unique (`"last_level"` or `"extra_level"`, *optional*, defaults to `"last_level"`): `"last_level"`: within a
+            prefix, each code of the last level belongs to one item, the nearest; other items take the nearest free
+            code (LC-Rec spreads the last level too). IDs do not become longer. `"extra_level"`: another level, as
+            large as the last codebook, numbers the items with equal codes, as in TIGER. Items keep their nearest
+            codes as long as there are numbers left, and every ID is one token longer.
+        balance (`float`, *optional*): Maximum size of a cluster as a multiple of the mean size, at least 1, for
+            example 2. Uniqueness may need a few items more. By default k-means decides.
+        seed (`int`, *optional*, defaults to `0`): Seed of k-means. The same seed and vectors on the same machine give
+            the same IDs.
+        iterations (`int`, *optional*, defaults to `25`): Rounds of k-means in each level.
 
     Returns:
         [`SemanticIds`]
@@ -227,8 +218,8 @@ def build_semantic_ids(
     def codebook(level: int, residuals: Floats) -> Floats:
         if level == levels:
             return np.zeros((sizes[level], 0), np.float32)
-        # A seed of its own for every level: the same would start a level from the very items on which the level
-        # before started, which are near its centroids and have next to nothing left over.
+        # Each level has its own seed. The same seed would start from the items from which the level before started,
+        # and their residuals are almost 0.
         return fit_codebook(residuals, sizes[level], (seed * len(LETTERS) + level) % 2**31, iterations)
 
     result = residual_codes(vectors, sizes, codebook, balance=balance)
@@ -265,7 +256,7 @@ def _check_ids(item_ids: Sequence[str]) -> None:
 
 
 def _checked(item_ids: Sequence[str], vectors: NDArray[Any]) -> Floats:
-    """The vectors in float32, one finite row an item."""
+    """The vectors in float32, after checks: one finite row for each item."""
     _check_ids(item_ids)
     vectors = np.asarray(vectors)
     if vectors.ndim != 2 or len(vectors) != len(item_ids) or not vectors.size:
@@ -273,9 +264,9 @@ def _checked(item_ids: Sequence[str], vectors: NDArray[Any]) -> Floats:
     with np.errstate(over="ignore"):  # what overflows is refused as not finite
         vectors = np.ascontiguousarray(vectors, dtype=np.float32)
     lengths = np.einsum("nd,nd->n", vectors, vectors, dtype=np.float64)
-    # squared distances, of up to four times the square of a length, must be finite in float32 too
+    # Squared distances, up to four times a squared length, must be finite in float32 too
     bad = np.flatnonzero(~(lengths < np.finfo(np.float32).max / 16))
     if len(bad):
         names = [str(item_ids[row]) for row in bad[:5]]
-        raise ValueError(f"The vectors of {len(bad)} items are not finite: {names}. Repair them, or drop the items.")
+        raise ValueError(f"The vectors of {len(bad)} items are not finite: {names}. Correct them, or drop the items.")
     return vectors

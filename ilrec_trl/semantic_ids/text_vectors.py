@@ -1,8 +1,9 @@
-"""Item texts to vectors: TF-IDF and a truncated SVD, which need no download, or a sentence-transformers model."""
+"""Vectors of item texts, by TF-IDF and truncated SVD without a download, or by a sentence-transformers model."""
 
 from __future__ import annotations
 
 import json
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from string import Formatter
@@ -18,23 +19,22 @@ if TYPE_CHECKING:
     from sklearn.feature_extraction.text import TfidfVectorizer
 
 FIELDS = ("title", "brand", "categories", "category", "genres", "genre", "class", "description")
-MAX_TERMS = 100_000  # of TF-IDF: the most frequent ones
+MAX_TERMS = 100_000  # terms of TF-IDF; the most frequent are kept
 
 
 def item_texts(
     items: Mapping[str, Mapping[str, Any]], fields: Sequence[str] | None = None, template: str | None = None
 ) -> dict[str, str]:
     """
-    One text an item, from what is known of it.
+    One text for each item, made of its fields.
 
     Args:
         items (`dict[str, dict]`): `{item: {"title": ..., "brand": ..., ...}}`, as in LC-Rec's `item.json`. Values are
             texts, or lists of texts, which are joined.
-        fields (`list[str]`, *optional*): Fields to join, in order; those an item does not have are skipped. By default
-            `title`, `brand`, `categories` (Amazon, 2018: `category`), `genres` (RecBole: `genre` or `class`) and
-            `description`.
-        template (`str`, *optional*): A format string instead, such as `"{title} by {brand}"`; a missing field is
-            empty.
+        fields (`list[str]`, *optional*): Fields to join, in order; missing ones are skipped. Defaults to `title`,
+            `brand`, `categories` (Amazon, 2018: `category`), `genres` (RecBole: `genre` or `class`) and `description`.
+        template (`str`, *optional*): A format string in place of `fields`, such as `"{title} by {brand}"`; missing
+            fields are empty.
 
     Returns:
         `dict[str, str]`: Cleaned texts, empty where an item has none of the fields.
@@ -47,9 +47,9 @@ def item_texts(
     fields = FIELDS if fields is None else fields
     texts = {}
     for item_id, about in items.items():
-        values = _Known({name: _text(value) for name, value in about.items()})
+        values = defaultdict(str, {name: _text(value) for name, value in about.items()})
         text = " ".join(values[name] for name in fields)
-        # a template's own words are no text of the item
+        # The words of a template alone are no text of the item
         texts[str(item_id)] = clean_title(template.format_map(values) if template and text.strip() else text)
     if not any(texts.values()):
         known = sorted({name for about in items.values() for name in about})
@@ -58,20 +58,20 @@ def item_texts(
 
 
 def template_fields(template: str) -> list[str]:
-    """Fields that a format string names, in order."""
+    """Fields of a format string, in order."""
     return [name for _, name, _, _ in Formatter().parse(template) if name]
 
 
 class TfidfSvdEncoder:
     """
-    Texts as unit vectors: TF-IDF (sublinear), the leading right singular vectors of it, and unit length.
+    Texts as unit vectors: sublinear TF-IDF, projected onto its leading right singular vectors and normalised.
 
-    Words are what scikit-learn takes for words: runs of two or more letters or digits. For languages that put no space
-    between words use [`SentenceEncoder`].
+    Words are those of scikit-learn: two or more letters or digits. For languages without spaces between words use
+    [`SentenceEncoder`].
 
     Args:
-        vectorizer (`TfidfVectorizer`): Fitted.
-        components (`np.ndarray` of shape `(T, D)`): Terms to dimensions.
+        vectorizer (`TfidfVectorizer`): A fitted vectorizer.
+        components (`np.ndarray` of shape `(T, D)`): Projection of terms.
     """
 
     kind: Literal["tfidf"] = "tfidf"
@@ -83,17 +83,16 @@ class TfidfSvdEncoder:
     @classmethod
     def fit(cls, texts: Sequence[str], dimensions: int = 128, seed: int = 0) -> TfidfSvdEncoder:
         """
-        Learn terms, their weights and the directions in which texts differ most.
+        Fit terms, their weights and the directions in which texts differ most.
 
         Args:
-            texts (`list[str]`): Texts; empty ones teach nothing.
-            dimensions (`int`, *optional*, defaults to `128`): Length of the vectors; shorter where there are fewer
-                texts or terms.
+            texts (`list[str]`): Texts, some of which may be empty.
+            dimensions (`int`, *optional*, defaults to `128`): Maximum length of the vectors; fewer texts or terms give
+                shorter ones.
             seed (`int`, *optional*, defaults to `0`): Seed of the randomised SVD.
 
         Raises:
-            ValueError: If no text holds a word.
-            ImportError: If scikit-learn is missing.
+            ValueError: If no text has a word.
         """
         vectorizer = _vectorizer()
         try:
@@ -128,7 +127,7 @@ class TfidfSvdEncoder:
 
         terms = json.loads((Path(directory) / "tfidf.json").read_text(encoding="utf-8"))
         tensors = load_file(Path(directory) / "tfidf.safetensors")
-        vectorizer = _vectorizer(vocabulary={term: column for column, term in enumerate(terms)})
+        vectorizer = _vectorizer(vocabulary={term: place for place, term in enumerate(terms)})
         vectorizer.idf_ = tensors["idf"]
         return cls(vectorizer, tensors["components"])
 
@@ -139,10 +138,7 @@ class SentenceEncoder:
 
     Args:
         model (`str`): Folder or Hub name.
-        batch_size (`int`, *optional*, defaults to `64`): Texts a batch.
-
-    Raises:
-        ImportError: If sentence-transformers is missing.
+        batch_size (`int`, *optional*, defaults to `64`): Texts in a batch.
     """
 
     kind: Literal["sentence_transformers"] = "sentence_transformers"
@@ -164,13 +160,6 @@ class SentenceEncoder:
         return unit_rows(vectors)
 
 
-class _Known(dict[str, str]):
-    """Fields of an item; one that it does not have is empty."""
-
-    def __missing__(self, name: str) -> str:
-        return ""
-
-
 def _text(value: Any) -> str:
     if value is None:
         return ""
@@ -178,7 +167,7 @@ def _text(value: Any) -> str:
 
 
 def unit_rows(vectors: Floats) -> Floats:
-    """Rows of length 1; a row of zeros stays one."""
+    """Rows scaled to length 1; rows of zeros stay as they are."""
     lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
     return np.divide(vectors, lengths, where=lengths > 0, out=np.zeros_like(vectors))
 

@@ -15,15 +15,16 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 from transformers import PreTrainedModel
 
-from ..model.model_parts import HeadRows, ModelParts, find_model_parts, normalise, project_to_logits, take_head_rows
-from ._trl import FusedCausalLMOutput, load_balancing_loss
+from ..model.head_rows import HeadRows, project_to_logits, take_head_rows
+from ..model.model_parts import ModelParts, find_model_parts, normalise
+from ._trl import FUSED_HEAD, FusedCausalLMOutput, load_balancing_loss
 
 
 @dataclass
 class CrossLayerOutput(FusedCausalLMOutput):
     """
     What a model given [`add_cross_layer_forward`] returns when it is called with `position_loss`: the fields that
-    TRL's fused head returns, and what `position_loss` made of the logits at the N target positions.
+    TRL's fused head returns, and what `position_loss` returned for the N target positions.
 
     Args:
         terms (`torch.Tensor` of shape `(N,)`):
@@ -42,37 +43,31 @@ class PositionGroup:
     Positions that are projected to the vocabulary in the same way.
 
     Args:
-        rows, columns (`torch.Tensor` of shape `(m,)`):
-            Where they are among the `(B, S - 1)` positions whose next token is predicted. Columns count from the end,
-            `-1` is the last: prompt-learning adapters put virtual tokens before the sequence.
+        rows, positions (`torch.Tensor` of shape `(m,)`):
+            Their rows of the batch, and their places among the `S - 1` positions whose next token is predicted. These
+            count from the end, `-1` is the last: prompt-learning adapters put virtual tokens before the sequence.
         is_target (`bool`):
-            Whether the loss wants the logits of the intermediate layers, too.
+            Whether the loss needs the logits of the intermediate layers, too.
         tokens (`torch.Tensor` of shape `(R,)`, *optional*):
-            Those tokens alone that it wants of them. All when omitted.
+            Tokens whose logits it needs of these layers. By default all.
     """
 
     rows: Tensor
-    columns: Tensor
+    positions: Tensor
     is_target: bool
     tokens: Tensor | None = None
 
 
 class _LayerRecorder:
     """
-    Keeps the raw outputs of decoder layers, as the layers return them, during one forward pass. The hooks stay for
-    good, since `torch.compile` does not see hooks that come and go; outside a pass (generation, recomputation in the
-    backward pass) they keep nothing.
-
-    Args:
-        layers (`torch.nn.ModuleList`):
-            Decoder layers.
-        intermediate_layers (`list[int]`):
-            0-based indices of the layers to record, besides the last.
+    Keeps the raw outputs of the intermediate layers and of the last one during one forward pass. The hooks are never
+    removed, since `torch.compile` does not see hooks that come and go. Outside a pass (generation, recomputation in
+    the backward pass) they keep nothing.
     """
 
     def __init__(self, layers: nn.ModuleList, intermediate_layers: list[int]) -> None:
         self.indices = [*intermediate_layers, len(layers) - 1]
-        self.checked = False  # whether the last layer was seen to lead to the last hidden state
+        self.checked = False  # whether the last layer's normed output was found to be the last hidden state
         self._outputs: dict[int, Tensor] | None = None
         for index in self.indices:
             layers[index].register_forward_hook(functools.partial(self._record, index))
@@ -96,14 +91,14 @@ def add_cross_layer_forward(
 ) -> None:
     """
     Patch `model.forward`, on top of TRL's fused head, so that `model(..., labels=labels, fused_lm_head=True,
-    groups=groups, position_loss=position_loss)` returns a [`CrossLayerOutput`]: backbone, final norm, head and loss
+    groups=groups, position_loss=position_loss)` returns a [`CrossLayerOutput`]. Backbone, final norm, head and loss
     all run inside this forward, so that wrappers which shard or gather parameters (DDP, FSDP, DeepSpeed) see one pass.
-    Other calls go on unchanged.
+    Other calls are unchanged.
 
     `groups`, a list of [`PositionGroup`], holds every position with a label once, the targets first. Only these are
     projected to the vocabulary, and the intermediate layers only at the targets.
 
-    `position_loss(logits, log_normaliser, layer_logits, tokens, start)` is given float32 logits `(n, V)` of the last
+    `position_loss(logits, log_normaliser, layer_logits, tokens, start)` gets float32 logits `(n, V)` of the last
     layer, their logsumexp `(n,)`, and logits `(K, n, R)` of the intermediate layers for the `tokens` of the group, or
     `(K, n, V)`, at the target positions `start` to `start + n - 1` in the order of the groups. It returns a term and
     values to log for each of them.
@@ -114,11 +109,11 @@ def add_cross_layer_forward(
         intermediate_layers (`list[int]`):
             0-based indices of the layers to read, see [`resolve_intermediate_layers`].
         max_logits_mib (`float`, *optional*, defaults to no limit):
-            Logits of all layers that may be held at once, in MiB, see [`ILRecConfig.max_logits_mib`].
+            Budget in MiB for the logits of all layers, see [`ILRecConfig.max_logits_mib`].
 
     Raises:
-        `ValueError`: where the model's parts are not found, or on the first call, where the last layer's output put
-            through the final norm is not the model's own last hidden state.
+        `ValueError`: if the model's parts are not found, or on the first call, if the normed output of the last layer
+            is not the model's own last hidden state.
     """
     recorder = _LayerRecorder(find_model_parts(model).layers, intermediate_layers)
     trl_forward = model.forward
@@ -126,7 +121,7 @@ def add_cross_layer_forward(
     # Keep the signature of the model's own forward: Trainer and `generate` read it
     @functools.wraps(type(model).forward)
     def cross_layer_forward(self, *args, groups=None, position_loss=None, labels=None, **kwargs):
-        if position_loss is None or not kwargs.pop("fused_lm_head", False):
+        if position_loss is None or not kwargs.pop(FUSED_HEAD, False):
             if labels is not None:
                 kwargs["labels"] = labels
             return trl_forward(*args, **kwargs)
@@ -146,7 +141,7 @@ def add_cross_layer_forward(
     model.forward = types.MethodType(cross_layer_forward, model)
 
 
-# The number of targets differs from batch to batch, so compiled code would be compiled again and again
+# The number of targets changes with each batch, which would compile the code again and again
 @torch.compiler.disable
 def score_positions(
     model, recorder, last_hidden_state, raw, labels, groups, position_loss, max_logits_mib
@@ -154,10 +149,12 @@ def score_positions(
     parts = find_model_parts(model)  # looked up on each call, since PEFT and FSDP replace modules
     device = parts.head.weight.device
     labels = labels[:, 1:].to(device)  # (B, S - 1)
-    rows, columns = (torch.cat([getattr(group, name) for group in groups]).to(device) for name in ("rows", "columns"))
-    places = (rows + 1) * labels.size(1) + columns  # (M,), in the flattened (B, S - 1)
+    rows, positions = (
+        torch.cat([getattr(group, name) for group in groups]).to(device) for name in ("rows", "positions")
+    )
+    places = (rows + 1) * labels.size(1) + positions  # (M,), in the flattened (B, S - 1)
 
-    # Cut after the backbone, never in a hook: under reentrant checkpointing rows cut in a hook are detached
+    # Cut after the backbone, never in a hook: reentrant checkpointing detaches what a hook cuts
     def cut(output, count=None):
         flat = (places + rows)[:count].to(output.device)  # in the flattened (B, S)
         return output.flatten(0, 1).index_select(0, flat).to(device)
@@ -172,7 +169,7 @@ def score_positions(
         model, parts, groups, hidden_states, labels.flatten()[places], layers, position_loss, max_logits_mib
     )
     nothing = labels.new_zeros(labels.numel(), dtype=terms.dtype)
-    # A batch without any label, too, is so connected to the model, as every rank's backward needs
+    # This connects a batch without any label to the model, too, as the backward pass of every rank needs
     return CrossLayerOutput(
         **{name: nothing.index_copy(0, places, value).view_as(labels) for name, value in scored.items()},
         label_mask=labels != -100,
@@ -185,7 +182,7 @@ def project_groups(
     model, parts, groups, hidden_states, labels, layers, position_loss, max_logits_mib
 ) -> tuple[dict[str, Tensor], Tensor, dict[str, Tensor]]:
     """
-    Logits and what the loss makes of them, a block of positions at a time where they are too many.
+    Logits and losses of all positions, one block of positions at a time if all do not fit the budget.
 
     Args:
         hidden_states (`torch.Tensor` of shape `(M, H)`), labels (`torch.Tensor` of shape `(M,)`):
@@ -245,7 +242,7 @@ def _join(parts: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
 
 
 def _layer_heads(head, groups) -> list[HeadRows | None]:
-    """The head's rows of each group, taken at once: the gradient of every taking is as large as the head."""
+    """The head's rows of each group, taken in one step: the gradient of each step is as large as the head."""
     tokens = [group.tokens for group in groups if group.tokens is not None]
     rows = take_head_rows(head, torch.cat(tokens)) if tokens else None
     if rows is None:
@@ -270,11 +267,11 @@ def _check_final_norm(model: PreTrainedModel, parts: ModelParts, raw: Tensor, no
         tolerance = 1e-3 if normed.dtype in (torch.float32, torch.float64) else 3e-2
         absolute = tolerance * expected.abs().max().item() + 1e-6
         agrees = torch.isclose(got, expected, rtol=tolerance, atol=absolute).all(-1)  # (labels,)
-        # Vision-language models may add visual features behind a layer (Qwen3-VL), at the places of an image alone
+        # Vision-language models may add visual features after a layer (Qwen3-VL), at the tokens of an image alone
         is_multimodal = model.config.get_text_config() is not model.config
         if not (agrees.any() if is_multimodal else agrees.all()):
             raise ValueError(
                 f"ILRec cannot read the intermediate layers of `{type(model).__name__}`: its last decoder layer's "
-                "output put through the final norm is not its last hidden state, so logits of middle layers would be "
-                "wrong. Train this model with TRL's SFTTrainer, and please report the architecture."
+                "output put through the final norm is not its last hidden state, so logits of intermediate layers "
+                "would be wrong. Train this model with TRL's SFTTrainer, and please report the architecture."
             )

@@ -26,10 +26,6 @@ class ILRecConfig(SFTConfig):
             Decoder layers that negatives are mined from. A count: so many layers just before the last. A list: 0-based
             indices, negative ones from the end; never the last layer itself. `"auto"`: three layers, or fewer in a
             model of less than four.
-        negative_source (`str`, *optional*, defaults to `"intermediate"`):
-            `"intermediate"` (the paper): negatives are what the intermediate layers find probable. To compare with:
-            `"last"`, what the last layer itself does; `"random"`, as many as the intermediate layers would give, drawn
-            by chance and weighted alike.
         negative_selection (`str`, *optional*, defaults to `"threshold"`):
             `"threshold"` (the paper): a token is a negative where the layers give it at least `negative_threshold`
             times the probability of the target. `"top_k"`: each layer's `negative_top_k` most probable tokens.
@@ -76,13 +72,6 @@ class ILRecConfig(SFTConfig):
         metadata={
             "help": "Decoder layers that negatives are mined from: a count of layers just before the last, a list of "
             "0-based indices (in a YAML file), or 'auto' (three, fewer in a model of less than four layers)."
-        },
-    )
-    negative_source: str = field(
-        default="intermediate",
-        metadata={
-            "help": "Which layers find negatives; 'last' and 'random' are there to compare with.",
-            "choices": ["intermediate", "last", "random"],
         },
     )
     negative_selection: str = field(
@@ -181,7 +170,6 @@ class ILRecConfig(SFTConfig):
 
 _CHOICES = {
     "layer_vocabulary": ("items", "all"),
-    "negative_source": ("intermediate", "last", "random"),
     "negative_selection": ("threshold", "top_k"),
     "cpo_penalty": ("additive", "multiplicative"),
     "crr_scope": ("negatives", "prefix"),

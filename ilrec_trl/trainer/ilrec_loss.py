@@ -14,7 +14,6 @@ from .losses import (
     cross_layer_distillation_loss,
     cross_layer_preference_loss,
     negative_weights,
-    random_negatives,
     self_hard_negatives,
 )
 from .targets import TargetPositions
@@ -65,7 +64,6 @@ class ILRecLoss:
         *,
         targets: TargetPositions,
         shares: Tensor | None = None,
-        seed: int = 0,
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """
         Args:
@@ -84,8 +82,6 @@ class ILRecLoss:
             shares (`torch.Tensor` of shape `(E,)`, *optional*):
                 Rewards of the continuations of all positions, see [`share_rewards`]; needed where `crr_weight` is
                 above 0.
-            seed (`int`, *optional*, defaults to `0`):
-                Of the batch's random negatives; a block that is computed again draws the same.
 
         Returns:
             `tuple`: the terms, `(n,)`, in nats, to be added to cross-entropy; and values to log, `(n,)` each.
@@ -93,24 +89,10 @@ class ILRecLoss:
         args, block = self.args, slice(start, start + len(logits))
         mean_logits = logits.detach().mean(-1) if args.cpo_penalty == "multiplicative" else None  # (n,), of all tokens
         logits = logits if tokens is None else logits.index_select(1, tokens)  # (n, R)
-        target_ids = targets.columns[block].to(logits.device)  # (n,)
+        target_ids = targets.token_indices[block].to(logits.device)  # (n,)
         continuations, rewards = self._look_up(targets, block, logits, shares)  # (n, R) each
-        miners = logits.detach()[None] if args.negative_source == "last" else layer_logits.detach()  # (K or 1, n, R)
-        ensemble = miners.mean(0, keepdim=True)  # (1, n, R)
         allowed = self.candidates(continuations, logits)
-        negatives = self_hard_negatives(
-            ensemble if args.negative_selection == "threshold" else miners,
-            logits,
-            target_ids,
-            selection=args.negative_selection,
-            threshold=args.negative_threshold,
-            top_k=args.negative_top_k,
-            allowed=allowed,
-        )
-        if args.negative_source == "random":
-            generator = torch.Generator(logits.device).manual_seed(seed + start)
-            negatives = random_negatives(negatives, target_ids, allowed, generator)
-            ensemble = torch.zeros_like(ensemble)  # all weigh the same
+        negatives, ensemble = self.mine(layer_logits.detach(), logits, target_ids, allowed, start)
         cross_entropy = log_normaliser - logits.gather(1, target_ids[:, None]).squeeze(1)  # (n,)
         values, terms = {"cpo_loss": cross_entropy}, torch.zeros_like(log_normaliser)
         if self.cpo_beta > 0:
@@ -145,6 +127,39 @@ class ILRecLoss:
         for index, layer in zip(self.layers, layer_logits, strict=True):
             values[f"top1_layer_{index}"] = layer.argmax(-1) == target_ids
         return terms, {name: value.detach() for name, value in values.items()}
+
+    def mine(
+        self, layer_logits: Tensor, logits: Tensor, target_ids: Tensor, allowed: Tensor, start: int
+    ) -> tuple[Tensor, Tensor]:
+        """
+        The negatives of a block of positions. A subclass may find them in another way.
+
+        Args:
+            layer_logits (`torch.Tensor` of shape `(K, n, R)`):
+                Logits of the intermediate layers, without gradient.
+            logits (`torch.Tensor` of shape `(n, R)`), target_ids (`torch.Tensor` of shape `(n,)`):
+                Logits of the last layer, and the true next tokens.
+            allowed (`torch.Tensor` of shape `(n, R)` or `(1, R)`):
+                `True` where a token may be a negative.
+            start (`int`):
+                First of the positions; tells the blocks of a batch apart.
+
+        Returns:
+            `tuple[torch.Tensor, torch.Tensor]`: `True` on the negatives, `(n, R)`, and the mean logits `(1, n, R)`
+            that weight them.
+        """
+        args = self.args
+        ensemble = layer_logits.mean(0, keepdim=True)  # (1, n, R)
+        negatives = self_hard_negatives(
+            ensemble if args.negative_selection == "threshold" else layer_logits,
+            logits,
+            target_ids,
+            selection=args.negative_selection,
+            threshold=args.negative_threshold,
+            top_k=args.negative_top_k,
+            allowed=allowed,
+        )
+        return negatives, ensemble
 
     def _look_up(
         self, targets: TargetPositions, block: slice, logits: Tensor, shares: Tensor | None

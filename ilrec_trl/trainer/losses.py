@@ -1,4 +1,5 @@
-"""The ILRec losses (https://huggingface.co/papers/2602.17410) as pure functions: tensors in, one value a target
+"""
+The ILRec losses (https://huggingface.co/papers/2602.17410) as pure functions: tensors in, one value for each target
 position out. No reduction, no model, no state; the trainer reduces once.
 
 Notation, here and in the rest of the package:
@@ -56,9 +57,9 @@ def self_hard_negatives(
         threshold (`float`, *optional*, defaults to `0.8`):
             The paper's alpha.
         top_k (`int`, *optional*, defaults to `5`):
-            Negatives a layer, with `selection="top_k"`.
+            Negatives of each layer, with `selection="top_k"`.
         allowed (`torch.Tensor` of shape `(N, V)` or `(1, V)`, *optional*):
-            `True` where a token may be a negative. Everything may when omitted.
+            `True` where a token may be a negative. By default every token.
 
     Returns:
         `torch.Tensor` of shape `(N, V)`: `True` on the negatives. The target is never one; a row may be empty.
@@ -83,36 +84,9 @@ def self_hard_negatives(
 
 
 @torch.no_grad()
-def random_negatives(negatives: Tensor, target_ids: Tensor, allowed: Tensor, generator: torch.Generator) -> Tensor:
-    """
-    As many negatives at each position as were mined there, drawn by chance: what mining is to be compared with.
-
-    Args:
-        negatives (`torch.Tensor` of shape `(N, V)`):
-            `True` on the mined negatives, see [`self_hard_negatives`].
-        target_ids (`torch.Tensor` of shape `(N,)`):
-            The true next tokens, which are never drawn.
-        allowed (`torch.Tensor` of shape `(N, V)` or `(1, V)`):
-            `True` where a token may be a negative.
-        generator (`torch.Generator`):
-            On the device of the tensors.
-
-    Returns:
-        `torch.Tensor` of shape `(N, V)`: `True` on the drawn tokens.
-    """
-    draws = torch.rand(negatives.shape, generator=generator, device=negatives.device)
-    draws = draws.masked_fill(~allowed, -1.0).scatter(1, target_ids[:, None], -1.0)
-    order = draws.argsort(-1, descending=True)  # (N, V)
-    ranks = torch.empty_like(order).scatter_(
-        1, order, torch.arange(order.size(1), device=order.device).expand_as(order)
-    )
-    return ranks < negatives.sum(-1, keepdim=True)
-
-
-@torch.no_grad()
 def negative_weights(layer_logits: Tensor, negatives: Tensor) -> Tensor:
     """
-    How hard each negative is: the softmax of the layers' mean logits over the negatives.
+    Hardness of each negative: the softmax of the layers' mean logits over the negatives.
 
     Args:
         layer_logits (`torch.Tensor` of shape `(K, N, V)`):
@@ -144,7 +118,8 @@ def cross_layer_preference_loss(
     mean_logits: Tensor | None = None,
 ) -> Tensor:
     """
-    Cross-layer preference optimisation (CPO, Section 3.2): cross-entropy in whose normaliser the negatives weigh more.
+    Cross-layer preference optimisation (CPO, Section 3.2): cross-entropy whose normaliser gives negatives more weight,
+    which lowers their probability; harder negatives are lowered more.
 
     Args:
         logits (`torch.Tensor` of shape `(N, V)`):
@@ -154,13 +129,13 @@ def cross_layer_preference_loss(
         weights (`torch.Tensor` of shape `(N, V)`):
             Weights of the negatives, 0 on every other token, see [`negative_weights`].
         beta (`float`):
-            Strength of the penalty; at 0 this is plain cross-entropy.
+            Strength of the penalty; 0 is plain cross-entropy.
         penalty (`str`, *optional*, defaults to `"additive"`):
             `"additive"`: a negative's logit z becomes z + beta * w. `"multiplicative"`: z + beta * w * max(z - m, 0)
             with m the mean logit of the position (no gradient), the paper's z * (1 + beta * w) made shift-invariant.
         log_normaliser, mean_logits (`torch.Tensor` of shape `(N,)`, *optional*):
-            Where `logits` are only some columns of the vocabulary, those of the target and of all negatives among
-            them: logsumexp and mean over all of it. `target_ids` then count those columns.
+            Where `logits` are those of some tokens, the target and all negatives among them: logsumexp and mean over
+            the whole vocabulary. `target_ids` are then places among these tokens.
 
     Returns:
         `torch.Tensor` of shape `(N,)`: the loss of each position.
@@ -220,7 +195,8 @@ def collaborative_reward_loss(
         target_ids (`torch.Tensor` of shape `(N,)`):
             The true next tokens.
         negatives (`torch.Tensor` of shape `(N, V)`):
-            `True` on the tokens that stand beside the target: the mined negatives, or all continuations of the prefix.
+            `True` on the tokens that share the reward with the target: the mined negatives, or all continuations of
+            the prefix.
         token_rewards (`torch.Tensor` of shape `(N, V)`):
             Non-negative reward of each next token, see [`ItemTrie.token_rewards`].
         temperature (`float`, *optional*, defaults to `1.0`):
@@ -229,8 +205,8 @@ def collaborative_reward_loss(
             As in [`cross_layer_preference_loss`].
 
     Returns:
-        `torch.Tensor` of shape `(N,)`: the loss of each position; 0 where the target stands alone or no token has a
-        reward.
+        `torch.Tensor` of shape `(N,)`: the loss of each position; 0 where no token shares the reward with the target,
+        or none has a reward.
     """
     logits = _full_precision(logits)
     log_normaliser = logits.logsumexp(-1) if log_normaliser is None else log_normaliser  # (N,)

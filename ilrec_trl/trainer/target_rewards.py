@@ -154,8 +154,8 @@ def share_rewards(
             len(item_trie),
             device,
         )  # (step, I)
-        rows = check_item_scores(scores, len(item_trie), len(chosen), rows.to(device))
-        computed = arrays.child_shares(scores, targets.nodes[chosen.to(device)], rows)[2].float()
+        check_item_scores(scores, len(item_trie), len(part), source="`reward_func`")
+        computed = arrays.child_shares(scores, targets.nodes[chosen.to(device)], rows.to(device))[2].float()
         shares[places(chosen)] = computed
         if cache is not None:
             cache.keep([keys[target] for target in part], computed.cpu().split(sizes[part].tolist()))

@@ -1,4 +1,4 @@
-"""Target items: which tokens of a row belong to which item, and which positions of a batch the loss is about."""
+"""Target items: the tokens of a row that belong to each item, and the positions of a batch that predict them."""
 
 from __future__ import annotations
 
@@ -37,12 +37,12 @@ class TargetMarker:
         templated (`bool`):
             Whether a chat template put tokens of its own around the items.
         max_length (`int`, *optional*):
-            Rows may not lose tokens of an item by truncation to this length, in tokens. Without a catalogue, what is
-            cut off a completion is warned of.
+            Length in tokens that rows are truncated to. A row that would lose tokens of an item is refused; without a
+            catalogue a cut completion is only warned of.
         truncation_mode (`str`, *optional*, defaults to `"keep_start"`):
             Which end of a long row is kept.
         needs_history (`bool`, *optional*, defaults to `False`):
-            Whether a reward function reads the histories, so that none may be empty. `None` asks for no reward.
+            Whether a reward function reads the histories. Then none may be empty; `None` asks for no reward.
     """
 
     tokenizer: PreTrainedTokenizerBase
@@ -56,13 +56,13 @@ class TargetMarker:
     def __call__(self, example: dict[str, Any], index: int) -> dict[str, list[int]]:
         """
         Returns:
-            `dict` with `target_items`: one number a token that truncation leaves, see
-            [`DataCollatorForItemCompletion`]. All are 0 where there is a trie and the row's `item` is `None`: such a
-            row is plain text, and takes part in cross-entropy alone.
+            `dict` with `target_items`: one number for each token that truncation leaves, see
+            [`DataCollatorForItemCompletion`]. With a trie all are 0 if the row's `item` is `None`: such a row is plain
+            text, and takes part in cross-entropy alone.
 
         Raises:
-            `ValueError`: where a target is cut by truncation, the completion is no item of the trie or not the row's
-                `item`, or the history holds an unknown item.
+            `ValueError`: if truncation cuts a target, the completion is no item of the trie or not the row's `item`,
+                or the history holds an unknown item.
         """
         example = {name: as_list(value) for name, value in example.items()}
         row = f"{self.dataset_name} row {index}"
@@ -141,10 +141,10 @@ class TargetMarker:
         if self.templated and spans[0][0]:
             logger.warning_once(
                 f"The chat template puts {self.tokenizer.decode(tokens[: spans[0][0]])!r} between the prompt and the "
-                "item, which a prompt to recommend for does not end with: the model would be asked after another text "
-                "than it was trained on. Give the rows a `chat_template_kwargs` column with which the template leaves "
-                "that out or puts it into the prompt (for Qwen3 `{'enable_thinking': False}`), and pass the same to "
-                "`recommend` and `RecommendationEvaluator`."
+                "item. Prompts to recommend for do not end with it, so they differ from those of training. Give the "
+                "rows a `chat_template_kwargs` column with which the template leaves that out or puts it into the "
+                "prompt (for Qwen3 `{'enable_thinking': False}`), and pass the same to `recommend` and "
+                "`RecommendationEvaluator`."
             )
         numbered = []
         for number, (start, end) in enumerate(spans, 1):
@@ -211,59 +211,12 @@ def _completion_positions(example: dict[str, Any]) -> list[int]:
     return [position for position, label in enumerate(example["labels"]) if label != -100]
 
 
-def token_offsets(target_items: Tensor) -> Tensor:
-    """
-    How many tokens of its own item stand before each token.
-
-    Args:
-        target_items (`torch.Tensor` of shape `(B, S)`):
-            Numbers as [`DataCollatorForItemCompletion`] gives them.
-
-    Returns:
-        `torch.Tensor` of shape `(B, S)`.
-    """
-    numbers = target_items.abs()  # (B, S)
-    positions = torch.arange(numbers.size(1), device=numbers.device).expand_as(numbers)
-    starts = torch.ones_like(numbers, dtype=torch.bool)
-    starts[:, 1:] = numbers[:, 1:] != numbers[:, :-1]
-    return positions - torch.where(starts, positions, 0).cummax(1).values
-
-
-def target_prefixes(input_ids: Tensor, offsets: Tensor, places: Tensor, depth: int) -> Tensor:
-    """
-    The tokens of its own item that stand before each of some tokens.
-
-    Args:
-        input_ids, offsets (`torch.Tensor` of shape `(B, S)`):
-            Tokens, and their [`token_offsets`].
-        places (`torch.Tensor` of shape `(N,)`):
-            Which tokens, as indices into the flattened batch.
-        depth (`int`):
-            Length of the longest item, in tokens.
-
-    Returns:
-        `torch.Tensor` of shape `(N, depth)`: padded with -1 at the end.
-    """
-    offsets = offsets.flatten()[places][:, None]  # (N, 1)
-    steps = torch.arange(depth, device=places.device)  # (depth,)
-    first = places[:, None] - offsets  # (N, 1)
-    tokens = input_ids.flatten()[(first + steps).clamp(max=input_ids.numel() - 1)]  # (N, depth)
-    return tokens.masked_fill(steps >= offsets, -1)
-
-
 def pack_with_targets(dataset: Dataset | IterableDataset, args: SFTConfig) -> Dataset | IterableDataset:
     """
-    Pack prepared rows as [`~trl.SFTTrainer`] does, in the same order, with their `target_items`.
+    Pack rows with `input_ids`, `labels` and `target_items` as [`~trl.SFTTrainer`] does, in the same order.
 
-    Args:
-        dataset ([`~datasets.Dataset`] or [`~datasets.IterableDataset`]):
-            Rows with `input_ids`, `labels` and `target_items`.
-        args ([`~trl.SFTConfig`]):
-            Length in tokens, strategy, shuffling.
-
-    Returns:
-        Packed rows, whose `target_items` are numbered from 1. Of an item that a strategy cut, the head is a target,
-        since its prefixes are known, and the tail is plain text.
+    The `target_items` of a packed row are numbered from 1. If a strategy cuts an item, its head is a target, since its
+    prefixes are known, and its tail is plain text.
     """
     if args.max_length is None:
         raise ValueError(
@@ -279,8 +232,8 @@ def pack_with_targets(dataset: Dataset | IterableDataset, args: SFTConfig) -> Da
 
 def _to_places(example: dict[str, Any]) -> dict[str, list[int]]:
     """
-    Where in its item each target token stands, from 1; -1 on ends; 0 elsewhere. Rows may be cut anywhere after. What
-    was cut off the target numbers is cut off the row.
+    Place of each target token in its item, from 1; -1 on ends; 0 elsewhere. Rows may then be cut anywhere. A row is
+    cut to the length of its target numbers.
     """
     places: list[int] = []
     last = 0
@@ -313,28 +266,29 @@ def _to_numbers(example: dict[str, Any]) -> dict[str, list[int]]:
 @dataclass
 class TargetPositions:
     """
-    What is known of the N target positions of a batch: position `t` is where token `t + 1` is predicted. They are
-    sorted by the group of their level, and within a group in row-major order.
+    The N target positions of a batch; at position `t` token `t + 1` is predicted. They are sorted by the group of
+    their level, and within a group in row-major order.
 
     Args:
         groups (`list[PositionGroup]`):
-            Where they are; the last holds the positions whose next token has a label, but belongs to no target.
-        target_ids, columns (`torch.Tensor` of shape `(N,)`):
-            The next tokens, and where they stand among the tokens of their group.
+            The positions, group by group. The last group holds the positions whose next token has a label but belongs
+            to no target.
+        target_ids, token_indices (`torch.Tensor` of shape `(N,)`):
+            The next tokens, and their places among the tokens of their group.
         items (`torch.Tensor` of shape `(N,)`):
             0-based number of the target item in the batch.
         nodes (`torch.Tensor` of shape `(N,)`, *optional*):
             Trie node of each position's prefix, with an item trie.
         edge_bounds (`list[int]`, *optional*):
-            Of the continuations of all positions one after the other, those of position `n` are the ones from
-            `edge_bounds[n]` to `edge_bounds[n + 1] - 1`. With an item trie.
+            With an item trie: of the continuations of all positions one after the other, those of position `n` are the
+            ones from `edge_bounds[n]` to `edge_bounds[n + 1] - 1`.
         vocabulary ([`LevelVocabulary`], *optional*):
             Tokens of each group; without it there is one group of all tokens.
     """
 
     groups: list[PositionGroup]
     target_ids: Tensor
-    columns: Tensor
+    token_indices: Tensor
     items: Tensor
     nodes: Tensor | None = None
     edge_bounds: list[int] | None = None
@@ -364,7 +318,7 @@ class TargetPositions:
                 Whether to group positions by the [`LevelVocabulary`] of the catalogue.
 
         Raises:
-            `ValueError`: where a target token does not continue its item in the catalogue.
+            `ValueError`: if a target token does not continue its item in the catalogue.
         """
         labelled = labels != -100  # (B, S)
         target_items = labelled.long() if target_items is None else target_items
@@ -372,31 +326,21 @@ class TargetPositions:
             target_items = target_items.clamp(min=0)  # an end that is no part of the items is plain text
         offsets = token_offsets(target_items)  # (B, S)
         vocabulary = item_trie.to(labels.device).arrays.level_vocabulary if by_level else None
-        vocabularies: list[Tensor | None] = [None] if vocabulary is None else vocabulary.tokens
         numbers = torch.zeros_like(labels)  # (B, S), of the group
         if vocabulary is not None:
             numbers = vocabulary.group_of_level[offsets.clamp(max=item_trie.depth - 1)]
-        last = len(vocabularies)
+        tokens: list[Tensor | None] = [None] if vocabulary is None else [*vocabulary.tokens]
+        last = len(tokens)
         numbers = torch.where(labelled, torch.where(target_items != 0, numbers, last), last + 1)
-        # The first token of a row is never predicted, and TRL masks that of each sequence of a padding-free row; both
-        # stand before the tokens that follow them in their item all the same
-        numbers = numbers[:, 1:]  # (B, S - 1)
-        sizes = (numbers.flatten() == torch.arange(last + 1, device=labels.device)[:, None]).sum(1).tolist()
-        order = numbers.flatten().argsort(stable=True)[: sum(sizes)]  # (M,)
-        rows, columns = order // max(numbers.size(1), 1), order % max(numbers.size(1), 1)
-        places = (order + rows + 1)[: sum(sizes[:-1])]  # (N,), of the next tokens in the flattened (B, S)
+        # The first token of a row is never predicted, and TRL masks that of each sequence of a padding-free row. Both
+        # still come before the tokens that follow them in their item
+        groups, places = _group_positions(numbers[:, 1:], [*tokens, None])
         target_ids = labels.flatten()[places]
-        groups = [
-            PositionGroup(*where, is_target=number < last, tokens=vocabularies[number] if number < last else None)
-            for number, where in enumerate(
-                zip(rows.split(sizes), (columns - numbers.size(1)).split(sizes), strict=True)
-            )
-        ]
         targets = cls(groups, target_ids, target_ids, target_items.flatten()[places].abs() - 1, vocabulary=vocabulary)
         if item_trie is not None:
             targets._locate(item_trie, target_prefixes(input_ids, offsets, places, item_trie.depth))
         if vocabulary is not None:
-            targets.columns = vocabulary.column_of_token[target_ids]
+            targets.token_indices = vocabulary.index_of_token[target_ids]
         return targets
 
     def _locate(self, item_trie: ItemTrie, prefixes: Tensor) -> None:
@@ -413,8 +357,57 @@ class TargetPositions:
         self.edge_bounds = [0, *accumulate(counts)]
 
     def continuations(self, item_trie: ItemTrie, block: slice) -> tuple[Tensor, Tensor]:
-        """Row in the block and column of every continuation of a block of positions, each `(E,)`."""
+        """Position in the block, and token index, of each continuation of a block of positions; both `(E,)`."""
         arrays = item_trie.to(self.nodes.device).arrays
         num_edges = self.edge_bounds[block.stop] - self.edge_bounds[block.start]
-        rows, tokens, _ = arrays.children(self.nodes[block], num_edges)
-        return rows, tokens if self.vocabulary is None else self.vocabulary.column_of_token[tokens]
+        positions, tokens, _ = arrays.children(self.nodes[block], num_edges)
+        return positions, tokens if self.vocabulary is None else self.vocabulary.index_of_token[tokens]
+
+
+def _group_positions(numbers: Tensor, tokens: list[Tensor | None]) -> tuple[list[PositionGroup], Tensor]:
+    """
+    Groups of the positions `(B, S - 1)` from the number of each one's group, and the place of each target's next token
+    in the flattened `(B, S)`. The last group holds no targets; numbers beyond it belong to none.
+    """
+    length = numbers.size(1)
+    sizes = (numbers.flatten() == torch.arange(len(tokens), device=numbers.device)[:, None]).sum(1).tolist()
+    order = numbers.flatten().argsort(stable=True)[: sum(sizes)]  # (M,)
+    rows, positions = order // max(length, 1), order % max(length, 1)
+    groups = [
+        PositionGroup(row, position, is_target=number < len(tokens) - 1, tokens=tokens[number])
+        for number, (row, position) in enumerate(
+            zip(rows.split(sizes), (positions - length).split(sizes), strict=True)
+        )
+    ]
+    return groups, (order + rows + 1)[: sum(sizes[:-1])]
+
+
+def token_offsets(target_items: Tensor) -> Tensor:
+    """For each token the number of tokens of its own item before it, `(B, S)`, from `target_items` `(B, S)`."""
+    numbers = target_items.abs()  # (B, S)
+    positions = torch.arange(numbers.size(1), device=numbers.device).expand_as(numbers)
+    starts = torch.ones_like(numbers, dtype=torch.bool)
+    starts[:, 1:] = numbers[:, 1:] != numbers[:, :-1]
+    return positions - torch.where(starts, positions, 0).cummax(1).values
+
+
+def target_prefixes(input_ids: Tensor, offsets: Tensor, places: Tensor, depth: int) -> Tensor:
+    """
+    The tokens of its own item before each of some tokens.
+
+    Args:
+        input_ids, offsets (`torch.Tensor` of shape `(B, S)`):
+            Tokens, and their [`token_offsets`].
+        places (`torch.Tensor` of shape `(N,)`):
+            Which tokens, as indices into the flattened batch.
+        depth (`int`):
+            Length of the longest item, in tokens.
+
+    Returns:
+        `torch.Tensor` of shape `(N, depth)`: padded with -1 at the end.
+    """
+    offsets = offsets.flatten()[places][:, None]  # (N, 1)
+    steps = torch.arange(depth, device=places.device)  # (depth,)
+    first = places[:, None] - offsets  # (N, 1)
+    tokens = input_ids.flatten()[(first + steps).clamp(max=input_ids.numel() - 1)]  # (N, depth)
+    return tokens.masked_fill(steps >= offsets, -1)

@@ -1,5 +1,6 @@
 import gzip
 import json
+import time
 from pathlib import Path
 
 import pandas as pd
@@ -80,7 +81,7 @@ class TestInteractionsLoading:
         for wrong in (None, 1.5, True, ("1",)):
             with pytest.raises(ValueError, match="expected ids that are text or whole numbers"):
                 Interactions.from_sequences({"a": ["1", wrong]})
-        with pytest.raises(ValueError, match="no text that UTF-8 can hold"):
+        with pytest.raises(ValueError, match="is not valid UTF-8"):
             Interactions.from_sequences({"a": ["\ud800"]})
 
 
@@ -184,6 +185,26 @@ class TestInteractionsSplits:
             timed.filter(drop_repeats="all")
         with pytest.raises(ValueError, match="min_items=1 and max_items=0"):
             timed.filter(max_items=0)
+
+
+def test_the_history_of_one_user_is_found_without_lists_of_all(tmp_path):
+    users, items = 25_000, 5_000
+    made = Interactions.from_sequences({f"u{n}": [f"i{(n * 7 + k) % items}" for k in range(8)] for n in range(users)})
+    made.save(tmp_path)
+    saved = Interactions.load(tmp_path)
+    seconds = []
+    for user in ("u24999", "u0", "u12345"):
+        start = time.perf_counter()
+        history = saved.history(user)
+        seconds.append(time.perf_counter() - start)
+        assert history == made.sequences[made.users.index(user)]
+    assert min(seconds) < 0.02
+    assert "names" not in saved.columns.__dict__  # nor were all item ids made
+    assert Interactions.from_sequences({7: [1, 2]}).history("7") == ["1", "2"]
+    with pytest.raises(
+        ValueError, match=r"user 'ann', who is not among the 25000 users\. Ids look like 'u0', 'u1', 'u2'"
+    ):
+        saved.history("ann")
 
 
 def test_instruments_as_published():

@@ -7,6 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ilrec_trl.data.prompt_renderer import PromptRenderer
+from ilrec_trl.data.prompt_tokens import tokenize_prompts
 from ilrec_trl.data.prompts import next_item_dataset, sequence_dataset
 from ilrec_trl.data.splits import NextItemExample, UserSequence
 from ilrec_trl.items.item_catalog import ItemCatalog
@@ -170,8 +171,6 @@ def test_a_target_that_fits_behind_no_history_is_refused_by_name():
 
 @pytest.mark.parametrize("chat_template", [CHATML, LLAMA])
 def test_a_conversation_to_recommend_for_ends_as_in_training(chat_template):
-    from ilrec_trl.evaluation.prompt_batches import tokenize_prompts
-
     for catalog in (TITLES, IDS):
         tokenizer = chat_tokenizer(catalog, chat_template)
         renderer = PromptRenderer(catalog, tokenizer=tokenizer, conversational=True, system_prompt="Be brief.")

@@ -25,7 +25,7 @@ from transformers import (
 from ilrec_trl import ItemTrie
 from ilrec_trl.evaluation.beam_search import _sort_keys, constrained_beam_search
 from ilrec_trl.evaluation.prompt_decoder import PromptDecoder
-from tests.references import naive_at_most, naive_beam_search, naive_ranking, naive_token_scores
+from tests.references import naive_beam_search, naive_ranking, naive_token_scores
 
 
 VOCAB_SIZE, END = 24, 1
@@ -168,7 +168,7 @@ def test_only_the_item_tokens_rows_of_the_head_are_multiplied(dtype):
         narrow, whole = PromptDecoder(model, *prompt, tokens), PromptDecoder(model, *prompt)
         assert narrow._head is not None
         assert narrow.logits.shape == (3, 1, 5)
-        assert narrow.columns(tokens).tolist() == [0, 1, 2, 3, 4]
+        assert narrow.token_indices(tokens).tolist() == [0, 1, 2, 3, 4]
         step = torch.tensor([[2, 99]] * 3), torch.zeros(3, 2, dtype=torch.long)
         tolerance = {"rtol": 1e-4, "atol": 1e-4} if dtype == torch.float32 else {"rtol": 3e-2, "atol": 3e-2}
         with torch.no_grad():
@@ -194,20 +194,6 @@ def test_a_head_that_is_no_plain_layer_is_used_whole(model):
     other.lm_head = torch.nn.Sequential(other.lm_head)
     other.lm_head.weight = other.lm_head[0].weight
     assert PromptDecoder(other, *prompt, tokens)._head is None
-
-
-@pytest.mark.parametrize("name", CATALOGUES)
-@pytest.mark.parametrize(("num_beams", "most"), [(3, 1), (7, 2), (20, 4), (50, 3), (500, 2), (7, 100)])
-def test_at_most_so_many_of_one_first_token(name, num_beams, most, model, token_scores):
-    """Beams are shared out among the first tokens that the results need; with enough of them nothing is lost."""
-    groups = len({tokens[0] for tokens in CATALOGUES[name].values()})
-    running = max(most, num_beams // min(math.ceil(num_beams / most), groups))
-    found = found_by_search(model, trie_of(name), num_beams, max_per_first_token=most)
-    for row, scores in enumerate(token_scores[name]):
-        expected = naive_beam_search(scores, CATALOGUES[name], num_beams, most=most, most_running=running)
-        assert_equal_rankings(found[row], expected)
-        if num_beams == 500:
-            assert_equal_rankings(found[row], naive_at_most(naive_ranking(scores, CATALOGUES[name]), most))
 
 
 @pytest.mark.parametrize("name", CATALOGUES)
@@ -413,8 +399,6 @@ def test_wrong_arguments_are_refused(model):
             constrained_beam_search(model, input_ids, attention_mask, trie, num_beams=2, **{name: wrong})
     with pytest.raises(ValueError, match="normalise='items'"):
         constrained_beam_search(model, input_ids, attention_mask, trie, num_beams=2, normalise="items")
-    with pytest.raises(ValueError, match="max_per_first_token=0"):
-        constrained_beam_search(model, input_ids, attention_mask, trie, num_beams=2, max_per_first_token=0)
     wide = ItemTrie.from_sequences({"a": [99]})
     with pytest.raises(ValueError, match=f"uses token 99, but the vocabulary has {VOCAB_SIZE}"):
         constrained_beam_search(model, input_ids, attention_mask, wide, num_beams=2)

@@ -248,7 +248,7 @@ def test_callback_logs_through_its_trainer(model, tokenizer, dataset, item_trie,
             self.logged.append(logs)
 
     callback = RecommendationCallback(RecommendationEvaluator(dataset, item_trie), metric_key_prefix="valid")
-    callback.trainer = Recorder()
+    callback.bind_trainer(Recorder())
     state, metrics = TrainerState(), {"valid_loss": 1.0}
     callback.on_evaluate(
         training_args, state, TrainerControl(), metrics=metrics, model=model, processing_class=tokenizer

@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from ilrec_trl import ItemTrie, ItemTrieLogitsProcessor, recommend
-from ilrec_trl.evaluation.prompt_batches import prompt_batches, tokenize_prompts
+from ilrec_trl.data.prompt_tokens import tokenize_prompts
+from ilrec_trl.evaluation.prompt_batches import prompt_batches
 from tests.evaluation.two_shops import naive_pairs, semantic_shop, titles_shop
 from tests.references import naive_beam_search, naive_token_scores
 

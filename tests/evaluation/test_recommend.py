@@ -1,6 +1,5 @@
 import gzip
 import json
-from collections import Counter
 from functools import partial
 from pathlib import Path
 
@@ -9,7 +8,8 @@ import torch
 from trl.data_utils import _tokenize
 
 from ilrec_trl import ItemCatalog, rank_items, recommend
-from ilrec_trl.evaluation.prompt_batches import MIB, evaluation_mode, prompt_batches, search_bytes, tokenize_prompts
+from ilrec_trl.data.prompt_tokens import tokenize_prompts
+from ilrec_trl.evaluation.prompt_batches import MIB, evaluation_mode, prompt_batches, search_bytes
 from tests.evaluation.two_shops import assert_equal_pairs, build_model, naive_pairs, semantic_shop, titles_shop
 
 
@@ -65,24 +65,14 @@ def test_excluded_items_are_left_out_one_by_one(shop):
     assert [item for item, _ in results[2]] == list(shop.sequences)[:1]
 
 
-def test_allowed_items_and_groups_are_kept_item_by_item(shop):
-    """Of items that share a token sequence one may be allowed, and the limit of a first token counts each."""
+def test_allowed_items_are_kept_item_by_item(shop):
+    """Of items that share a token sequence one may be allowed."""
     allow = sorted(shop.sequences)[::2]
     options = {"top_k": len(shop.trie), "num_beams": len(shop.trie)}
     run = partial(recommend, shop.model, shop.tokenizer, shop.prompts, shop.trie, **options)
     for results in (run(allow=allow), run(allow=[allow] * 3), run(exclude=sorted(shop.sequences)[1::2])):
         for prompt, found in zip(shop.prompts, results, strict=True):
             assert_equal_pairs(found, [pair for pair in naive_pairs(shop, prompt) if pair[0] in allow])
-    # With room for all items of every first token the list is the exact ranking without those beyond the limit.
-    beams = len(shop.trie) * len(shop.trie.next_tokens([]))
-    for most in (1, 2, 5):
-        for prompt, found in zip(shop.prompts, run(max_per_first_token=most, num_beams=beams), strict=True):
-            given, expected = Counter(), []
-            for item, score in naive_pairs(shop, prompt):
-                given[shop.sequences[item][0]] += 1
-                if given[shop.sequences[item][0]] <= most:
-                    expected.append((item, score))
-            assert_equal_pairs(found, expected)
 
 
 def test_a_memory_budget_decides_the_batch_and_nothing_else(semantic, monkeypatch):

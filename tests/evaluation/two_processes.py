@@ -93,7 +93,7 @@ def trained(store, folder):
         processing_class=store.tokenizer,
         callbacks=[callback],
     )
-    callback.trainer = trainer
+    callback.bind_trainer(trainer)
     trainer.train()
     assert type(trainer.model_wrapped).__name__ == "DistributedDataParallel"
     trainer.save_model(str(folder / "model"))

@@ -6,8 +6,7 @@ import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from ilrec_trl import generate_store
-from ilrec_trl.items.item_catalog import title_tokenizer
+from ilrec_trl import ItemCatalog, generate_store
 
 
 @pytest.fixture(scope="session")
@@ -23,7 +22,7 @@ def make_folder(tmp_path_factory):
         if with_titles:
             about = {item: {"title": title} for item, title in store.titles.items()}
             (folder / "item.json").write_text(json.dumps(about))
-        tokenizer = title_tokenizer(list(store.titles.values()), 300)
+        tokenizer = ItemCatalog.from_titles(store.titles).build_tokenizer(300)
         tokenizer.save_pretrained(folder / "model")
         config = LlamaConfig(
             vocab_size=len(tokenizer),

@@ -237,8 +237,17 @@ def test_children_are_ragged_and_child_goes_down_one_edge(trie):
     assert children.tolist() == [6, 1, 2, 3]
     nodes = torch.tensor([0, 0, 1, -1, 6, 0, 0, 0])
     # Among the unknown: a leaf's child, a token beyond the catalogue's (whose key would be another edge's), and -1.
-    assert trie.child(nodes, torch.tensor([2, 4, 5, 2, 4, 7, 10, -1])).tolist() == [2, -1, 5, -1, -1, -1, -1, -1]
-    assert trie.is_leaf(torch.tensor([0, 1, 4, 7, -1])).tolist() == [False, False, True, True, False]
+    assert trie.arrays.child(nodes, torch.tensor([2, 4, 5, 2, 4, 7, 10, -1])).tolist() == [
+        2,
+        -1,
+        5,
+        -1,
+        -1,
+        -1,
+        -1,
+        -1,
+    ]
+    assert trie.arrays.is_leaf(torch.tensor([0, 1, 4, 7, -1])).tolist() == [False, False, True, True, False]
 
 
 def test_prefixes_come_as_lists_padded_rows_or_nodes(trie):

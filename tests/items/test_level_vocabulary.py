@@ -23,7 +23,7 @@ def test_levels_that_share_tokens_are_one_group(sequences, groups):
     for levels, tokens in zip(found, vocabulary.tokens, strict=True):
         expected = {path[level] for path in sequences.values() for level in levels if level < len(path)}
         assert tokens.tolist() == sorted(expected)
-        assert vocabulary.column_of_token[tokens].tolist() == list(range(len(tokens)))
+        assert vocabulary.index_of_token[tokens].tolist() == list(range(len(tokens)))
 
 
 def test_a_copy_of_the_trie_has_its_vocabulary():
@@ -31,4 +31,4 @@ def test_a_copy_of_the_trie_has_its_vocabulary():
     expected = trie.arrays.level_vocabulary
     copy = trie.to(torch.device("meta")).arrays.level_vocabulary
     assert [tokens.shape for tokens in copy.tokens] == [tokens.shape for tokens in expected.tokens]
-    assert copy.column_of_token.device.type == "meta"
+    assert copy.index_of_token.device.type == "meta"

@@ -13,16 +13,10 @@ from transformers.utils import logging
 from ilrec_trl.data.splits import NextItemExample, UserSequence, sample
 from ilrec_trl.evaluation.metrics import hit_rate, ndcg
 from ilrec_trl.items.item_trie import ItemTrie
-from ilrec_trl.pipeline.baselines import (
-    popularity_ranks,
-    teacher_ranks,
-    teacher_reward,
-    teacher_settings,
-    train_teacher,
-    transition_ranks,
-)
+from ilrec_trl.pipeline.baselines import popularity_ranks, transition_ranks
 from ilrec_trl.pipeline.options import DataOptions, EvaluationOptions, InputError, TeacherOptions
 from ilrec_trl.pipeline.prepare import prepare
+from ilrec_trl.pipeline.teacher import teacher_ranks, teacher_reward, teacher_settings, train_teacher
 from ilrec_trl.report.markdown import teacher_note
 from ilrec_trl.rewards.sasrec import SASRecConfig, SASRecModel
 from ilrec_trl.rewards.sasrec_training import num_sasrec_steps
@@ -74,7 +68,7 @@ def test_without_validation_items_fewer_updates_have_to_do(data_folder, tmp_path
         asked.append(num_sasrec_steps(args, len(splits.train)))
         return SASRecModel(SASRecConfig(item_ids=item_ids, hidden_size=8, num_attention_heads=1))
 
-    monkeypatch.setattr("ilrec_trl.pipeline.baselines.train_sasrec", train)
+    monkeypatch.setattr("ilrec_trl.pipeline.teacher.train_sasrec", train)
     prepared = prepare(DataOptions(data=str(data_folder), train_on_validation=whole))
     train_teacher(prepared, TeacherOptions(sasrec_folds=1, sasrec_epochs=epochs), tmp_path, seed=0)
     assert asked == [steps]
@@ -90,7 +84,7 @@ def test_sasrec_knows_what_the_language_model_reads(data_folder, tmp_path, monke
         given.append(item_features)
         return SASRecModel(SASRecConfig(item_ids=item_ids, hidden_size=8, num_attention_heads=1))
 
-    monkeypatch.setattr("ilrec_trl.pipeline.baselines.train_sasrec", train)
+    monkeypatch.setattr("ilrec_trl.pipeline.teacher.train_sasrec", train)
     prepared = prepare(DataOptions(data=str(data_folder)))
     options = TeacherOptions(sasrec_folds=1, sasrec_item_tokens=asked)
     model = train_teacher(prepared, options, tmp_path, seed=0)

@@ -10,7 +10,7 @@ import pytest
 from ilrec_trl import Interactions, ItemCatalog, SemanticIds
 from ilrec_trl.cli import main
 from ilrec_trl.items.semantic_id_files import read_minionerec_info
-from ilrec_trl.pipeline.prepare import PreparedData
+from ilrec_trl.pipeline.prepared_data import PreparedData
 from tests.pipeline.conftest import NUM_ITEMS
 
 
@@ -90,7 +90,7 @@ def test_items_of_recboles_files(tmp_path, fields, capsys):
     assert "holds no index.json" in (error := capsys.readouterr().err)
     assert "`ilrec items build`" in error
     assert main([*prepare, "--items", str(tmp_path / "ids")]) == 0
-    assert PreparedData.load(tmp_path / "prepared").summary()["users"] == 30
+    assert PreparedData.load(tmp_path / "prepared").summary().users == 30
     assert main([*prepare, "--item_format", "titles"]) == 0  # the file of titles is found
     (data / "movies.csv").write_text("movieId,title\n1,Lute\n")
     assert main([*prepare, "--item_format", "titles"]) == 2

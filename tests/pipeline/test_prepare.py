@@ -7,21 +7,23 @@ import pytest
 
 from ilrec_trl import Interactions
 from ilrec_trl.pipeline.options import DataOptions, InputError
-from ilrec_trl.pipeline.prepare import PreparedData, prepare
+from ilrec_trl.pipeline.prepare import prepare
+from ilrec_trl.pipeline.prepared_data import PreparedData
 from tests.pipeline.conftest import NUM_ITEMS, NUM_USERS
 
 
 @pytest.fixture(params=["semantic_ids", "titles"])
 def prepared(request, data_folder):
-    return prepare(DataOptions(data=str(data_folder), item_format=request.param, vocab_size=300))
+    vocab_size = {"vocab_size": 300} if request.param == "titles" else {}
+    return prepare(DataOptions(data=str(data_folder), item_format=request.param, **vocab_size))
 
 
 def test_summary(data_folder):
     prepared = prepare(DataOptions(data=str(data_folder)))
     summary = prepared.summary()
-    assert (summary["name"], summary["users"], summary["items"]) == (data_folder.name, NUM_USERS, NUM_ITEMS)
-    assert summary["test_users"] == NUM_USERS
-    assert summary["notes"] == [
+    assert (summary.name, summary.users, summary.items) == (data_folder.name, NUM_USERS, NUM_ITEMS)
+    assert summary.test_users == NUM_USERS
+    assert summary.notes == [
         "1 items share all their tokens with an earlier item; ranks are expected ranks.",
         "No user has an item twice, so leaving the history out of the ranking (--exclude_history) can only help.",
     ]
@@ -186,10 +188,10 @@ def test_other_sources_are_cleaned_and_split_by_time(data_folder, shop, tmp_path
 def test_titles_from_a_file(shop, tmp_path):
     titles = tmp_path / "titles.csv"
     titles.write_text("item_id,title\n" + "".join(f"{item},Thing {item}\n" for item in range(NUM_ITEMS)))
-    options = {"data": str(shop), "items": str(titles), "user_column": "who", "bad_rows": "drop", "vocab_size": 300}
+    options = {"data": str(shop), "items": str(titles), "user_column": "who", "bad_rows": "drop"}
     prepared = prepare(DataOptions(**options, item_format="titles"))
     assert prepared.catalog.text("3") == "Thing 3"
-    assert prepared.summary()["test_users"] == NUM_USERS
+    assert prepared.summary().test_users == NUM_USERS
     with pytest.raises(InputError, match="titles alone; add --item_format titles"):
         prepare(DataOptions(**options))
     titles.write_text(titles.read_text().replace("item_id,title", "sku,product"))
@@ -202,7 +204,7 @@ def test_items_that_nobody_has(data_folder, tmp_path, item_format):
     """They are ranked and spoken of, or left out."""
     shutil.copytree(data_folder, tmp_path / "data")
     (tmp_path / "data/inter.json").write_text(json.dumps({"a": [1, 2, 3], "b": [2, 3, 1]}))
-    options = {"data": str(tmp_path / "data"), "item_format": item_format, "vocab_size": 300}
+    options = {"data": str(tmp_path / "data"), "item_format": item_format}
     kept = prepare(DataOptions(**options))
     assert len(kept.item_trie) == NUM_ITEMS == 24
     assert (
@@ -226,7 +228,7 @@ def test_items_that_nobody_has(data_folder, tmp_path, item_format):
         ({"bad_rows": "drop", "k_core": 99}, "99-core is empty"),
         ({"bad_rows": "drop", "test_start": "2020-01-01"}, "are for --split global_time"),
         ({"bad_rows": "drop", "split": "global_time"}, "needs either `validation_start` and `test_start`"),
-        ({"data": None, "min_rating": 3.0}, "--items is about data of your own"),
+        ({"data": None, "min_rating": 3.0}, "about data of your own; leave out --items"),
         ({"items_columns": '{"item": "sku"}'}, "names columns of a table, and .* is a folder"),
         ({"items_columns": "sku"}, "--items_columns is not JSON"),
         ({"items_columns": '{"item": 1}'}, "expected names of columns, such as"),

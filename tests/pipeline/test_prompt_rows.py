@@ -6,10 +6,11 @@ from collections import Counter
 import pytest
 
 from ilrec_trl.cli import main, parse_options
-from ilrec_trl.data.prompt_renderer import tokenize_rows
+from ilrec_trl.data.prompt_tokens import tokenize_rows
 from ilrec_trl.pipeline.evaluate import evaluator_of
 from ilrec_trl.pipeline.options import DataOptions, EvaluationOptions, InputError, ModelOptions, PrepareOptions
-from ilrec_trl.pipeline.prepare import PreparedData, prepare
+from ilrec_trl.pipeline.prepare import prepare
+from ilrec_trl.pipeline.prepared_data import PreparedData
 
 
 CHAT_TEMPLATE = (
@@ -61,13 +62,11 @@ def test_histories_are_cut_by_tokens_in_training_and_in_questions(data_folder):
     for item_format, max_length in (("semantic_ids", 9), ("titles", 40)):
         for rows_option in ("sequences", "targets"):
             options = DataOptions(
-                data=str(data_folder), item_format=item_format, max_length=max_length, rows=rows_option, vocab_size=300
+                data=str(data_folder), item_format=item_format, max_length=max_length, rows=rows_option
             )
             prepared = prepare(options)
             assert prepared.max_length() == max_length
-            whole = prepare(
-                DataOptions(data=str(data_folder), item_format=item_format, rows=rows_option, vocab_size=300)
-            )
+            whole = prepare(DataOptions(data=str(data_folder), item_format=item_format, rows=rows_option))
             for got, uncut in (
                 (prepared.training_rows(), whole.training_rows()),
                 (prepared.questions(prepared.splits.test), whole.questions(whole.splits.test)),
@@ -145,11 +144,14 @@ def test_conversations(data_folder, chat_model):
         ({"max_length": 4}, "more than max_length=4"),
         ({"conversational": True}, "give --rows targets with --conversational"),
         ({"conversational": True, "rows": "targets"}, "no chat template"),
-        ({"chat_template_kwargs": "{}", "system_prompt": "x"}, "Got system_prompt for prompts that are plain text"),
+        (
+            {"chat_template_kwargs": "{}", "system_prompt": "x"},
+            "prompts are text without --conversational; leave out --system_prompt",
+        ),
     ],
 )
 def test_what_cannot_be_used_is_refused_when_data_is_prepared(options, message, data_folder):
-    options = DataOptions(data=str(data_folder), vocab_size=300, **options)
+    options = DataOptions(data=str(data_folder), **options)
     with pytest.raises(InputError, match=message) as caught:
         prepare(options)
     assert "\n" not in str(caught.value)

@@ -4,7 +4,6 @@ import pytest
 import torch
 
 from ilrec_trl.data.splits import sample
-from ilrec_trl.pipeline.baselines import train_teacher
 from ilrec_trl.pipeline.options import (
     DataOptions,
     EvaluationOptions,
@@ -13,7 +12,9 @@ from ilrec_trl.pipeline.options import (
     TeacherOptions,
     TrainingOptions,
 )
-from ilrec_trl.pipeline.prepare import PreparedData, prepare
+from ilrec_trl.pipeline.prepare import prepare
+from ilrec_trl.pipeline.prepared_data import PreparedData
+from ilrec_trl.pipeline.teacher import train_teacher
 from ilrec_trl.pipeline.train import build_model, train_method, trainer_arguments
 
 

@@ -1,5 +1,7 @@
 """What a reader of `report.md` sees."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 
@@ -13,34 +15,42 @@ from ilrec_trl.report.markdown import (
     teacher_notes,
     verdict,
 )
-from ilrec_trl.report.results import METRICS, MethodRanks, summarise_methods
+from ilrec_trl.report.results import (
+    METRICS,
+    Comparison,
+    DataSummary,
+    MethodRanks,
+    MethodResult,
+    RunResult,
+    SeedResult,
+    summarise_methods,
+)
 
 
 def results(difference=0.01, p_value=0.2):
-    method = dict.fromkeys(METRICS, 0.25) | {"standard_error": dict.fromkeys(METRICS, 0.0123)}
-    row = {"a": "ILRec", "b": "SFT", "metric": "ndcg@10", "difference": difference, "standard_error": 0.002}
-    return {
-        "data": {
-            "name": "toy",
-            "users": 12345,
-            "items": 7,
-            "interactions": 99,
-            "test_users": 12345,
-            "notes": ["Smoke run: 5 of 9 users, drawn by chance."],
+    figures, errors = dict.fromkeys(METRICS, 0.25), dict.fromkeys(METRICS, 0.0123)
+    seeds = [SeedResult(seed, dict.fromkeys(METRICS, 0.2)) for seed in (0, 1)]
+    return RunResult(
+        data=DataSummary("toy", 12345, 7, 99, 12345, ["Smoke run: 5 of 9 users, drawn by chance."]),
+        seeds=[0, 1],
+        command="ilrec run --data toy",
+        revision="abc123",
+        selection="Each method was chosen in some way.",
+        versions={"torch": "2.13.0"},
+        device="CPU",
+        seconds={"prepare": 1.2, "train SFT": 61.0},
+        methods={
+            "SFT": MethodResult(figures, errors, [SeedResult(0, figures, {"learning_rate": 0.002, "seed": 0})]),
+            "ILRec": MethodResult(figures, errors, seeds),
         },
-        "seeds": [0, 1],
-        "command": "ilrec run --data toy",
-        "revision": "abc123",
-        "selection": "Each method was chosen in some way.",
-        "versions": {"torch": "2.13.0"},
-        "device": "CPU",
-        "seconds": {"prepare": 1.2, "train SFT": 61.0},
-        "methods": {
-            "SFT": method | {"settings": {"learning_rate": 0.002, "seed": 0}},
-            "ILRec": method | {"settings": {}, "per_seed": [{"seed": 0} | dict.fromkeys(METRICS, 0.2)]},
-        },
-        "paired": [row | {"p_value": p_value, "seeds": [0, 1]}],
-    }
+        paired=[
+            Comparison(
+                *("ILRec", "SFT", "ndcg@10", difference, difference - 0.004, difference + 0.004, p_value, 0.002, None),
+                *([0, 1], [difference] * 2, 12345),
+                holm_p_value=p_value,
+            )
+        ],
+    )
 
 
 def test_report_holds_figures_errors_tests_settings_times_and_notes():
@@ -52,7 +62,7 @@ def test_report_holds_figures_errors_tests_settings_times_and_notes():
         "Each method was chosen in some way. The test split was read once, after all training.",
         "| SFT | " + " | ".join(["0.2500 (0.0123)"] * 6) + " |",
         "| ILRec | 0 | " + " | ".join(["0.2000"] * 6) + " |",
-        "| ILRec | SFT | NDCG@10 | +0.0100 | 0.0020 | 0.2 | 0, 1 |",
+        "| ILRec | SFT | NDCG@10 | +0.0100 | +0.0060 to +0.0140 | 0.2 | 0, 1 | 0.2 |",
         "| SFT | learning_rate = 0.002; seed = 0 |",
         "| train SFT | 61 |",
         "| torch | 2.13.0 |",
@@ -74,18 +84,18 @@ def test_report_holds_figures_errors_tests_settings_times_and_notes():
 def test_verdict(difference, p_value, words):
     sentence = verdict(results(difference, p_value))
     assert words in sentence
-    assert f"{difference:+.4f} ± 0.0020" in sentence
+    assert f"{difference:+.4f} (95% interval {difference - 0.004:+.4f} to {difference + 0.004:+.4f};" in sentence
 
 
 @pytest.mark.parametrize("sasrec", [0.1, 0.2])
 def test_a_teacher_no_better_than_popularity_is_spoken_of(sasrec):
     shown = results()
     figures = {"SASRec": sasrec, "transitions": 0.3, "popularity": 0.1, "questions": 2000}
-    shown["methods"]["ILRec"]["settings"] = {"teacher_ndcg@10": figures}
+    shown.methods["ILRec"].settings["teacher_ndcg@10"] = figures
     said = "SASRec ranks 2,000 validation items no better than popularity does (NDCG@10 0.1000 and 0.1000)."
     assert (said in render_report(shown)) == (sasrec == 0.1)
     assert not teacher_note({"learning_rate": 0.002})
-    taught = shown["methods"]["ILRec"]["settings"]
+    taught = shown.methods["ILRec"].settings
     notes = teacher_notes({"ILRec": [taught, taught], "popularity": [{}]})
     assert [note.startswith(f"**ILRec:** {said}") for note in notes] == [True] * (sasrec == 0.1)
 
@@ -103,8 +113,8 @@ def test_a_teacher_that_ranks_clearly_worse_than_sft_is_spoken_of(sft, weaker):
     assert [note.startswith(said) for note in notes] == [True] * weaker
     assert not teacher_notes(settings, reference="ILRec")  # taught itself
     shown = results()
-    shown["methods"]["SFT"]["settings"]["validation_ndcg@10"] = 0.25
-    shown["methods"]["ILRec"]["settings"] = {"teacher_ndcg@10": figures}
+    shown.methods["SFT"].settings["validation_ndcg@10"] = 0.25
+    shown.methods["ILRec"].settings["teacher_ndcg@10"] = figures
     assert "**ILRec:** SASRec ranks 1,500 validation items at NDCG@10 0.2000, SFT is better" in render_report(shown)
 
 
@@ -123,12 +133,12 @@ def test_methods_that_were_still_getting_better_are_named():
     seeds = [
         MethodRanks("SFT", users, none, none, seed, {"num_train_epochs": 6, "best_epoch": 5 + seed}) for seed in (0, 1)
     ]
-    assert "SFT" in epochs_note(run_settings({"methods": summarise_methods(seeds)}))
-    assert epochs_note(run_settings({"methods": summarise_methods(seeds[:1])})) == ""
+    assert "SFT" in epochs_note(run_settings(summarise_methods(seeds)))
+    assert epochs_note(run_settings(summarise_methods(seeds[:1]))) == ""
 
 
 def test_no_verdict_without_the_pair():
-    assert verdict({"paired": []}) == ""
+    assert verdict(dataclasses.replace(results(), paired=[])) == ""
 
 
 def test_examples_show_hits_and_keep_semantic_ids_visible():

@@ -7,7 +7,16 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from ilrec_trl.report.results import MethodRanks, compare_methods, summarise_methods, write_ranks, write_results
+from ilrec_trl.evaluation.statistics import holm
+from ilrec_trl.report.results import (
+    METRICS,
+    MethodRanks,
+    as_json,
+    compare_methods,
+    summarise_methods,
+    write_ranks,
+    write_results,
+)
 
 
 INF = float("inf")
@@ -21,22 +30,22 @@ def ranks(method, starts, seed=None, ties=None):
 
 def test_summary_of_one_seed():
     summary = summarise_methods([ranks("SFT", [1, 3, INF, 11], seed=0)])["SFT"]
-    assert summary["hit@1"] == 1 / 4
-    assert summary["hit@10"] == 2 / 4
-    assert summary["ndcg@10"] == pytest.approx((1 + 1 / 2) / 4)
-    assert summary["mrr"] == pytest.approx((1 + 1 / 3 + 1 / 11) / 4)
+    assert summary.metrics["hit@1"] == 1 / 4
+    assert summary.metrics["hit@10"] == 2 / 4
+    assert summary.metrics["ndcg@10"] == pytest.approx((1 + 1 / 2) / 4)
+    assert summary.metrics["mrr"] == pytest.approx((1 + 1 / 3 + 1 / 11) / 4)
     # Hit@10 is 1, 1, 0, 0: variance 1/3.
-    assert summary["standard_error"]["hit@10"] == pytest.approx(math.sqrt(1 / 3 / 4))
-    assert summary["settings"] == {"lr": 0.1}
-    assert "per_seed" not in summary
+    assert summary.standard_error["hit@10"] == pytest.approx(math.sqrt(1 / 3 / 4))
+    assert summary.settings == {"lr": 0.1}
+    assert [run.seed for run in summary.per_seed] == [0]
 
 
 def test_summary_of_two_seeds_is_their_mean():
     summary = summarise_methods([ranks("SFT", [1, INF], seed=0), ranks("SFT", [1, 2], seed=1)])["SFT"]
-    assert summary["hit@10"] == pytest.approx((1 / 2 + 1) / 2)
+    assert summary.metrics["hit@10"] == pytest.approx((1 / 2 + 1) / 2)
     # Users' means of Hit@10 are 1 and 1/2: variance 1/8.
-    assert summary["standard_error"]["hit@10"] == pytest.approx(math.sqrt(1 / 8 / 2))
-    assert [(figures["seed"], figures["hit@10"]) for figures in summary["per_seed"]] == [(0, 1 / 2), (1, 1)]
+    assert summary.standard_error["hit@10"] == pytest.approx(math.sqrt(1 / 8 / 2))
+    assert [(run.seed, run.metrics["hit@10"]) for run in summary.per_seed] == [(0, 1 / 2), (1, 1)]
 
 
 def test_users_with_several_questions_are_what_was_drawn():
@@ -44,14 +53,16 @@ def test_users_with_several_questions_are_what_was_drawn():
     for entry in entries:
         entry.users = ["u0", "u0", "u0", "u1"]
     summary = summarise_methods(entries)["ILRec"]
-    assert summary["hit@1"] == 3 / 4
+    assert summary.metrics["hit@1"] == 3 / 4
     # Departures 1/4 + 1/4 + 1/4 and -3/4: 2 / 1 * (9/16 + 9/16), over 4 questions.
-    assert summary["standard_error"]["hit@1"] == pytest.approx(math.sqrt(2 * 18 / 16) / 4)
-    (row,) = [row for row in compare_methods(entries, [("ILRec", "SFT")]) if row["metric"] == "hit@1"]
-    assert row["standard_error"] == pytest.approx(math.sqrt(2 * 18 / 16) / 4)
+    assert summary.standard_error["hit@1"] == pytest.approx(math.sqrt(2 * 18 / 16) / 4)
+    (row,) = [row for row in compare_methods(entries, [("ILRec", "SFT")]) if row.metric == "hit@1"]
+    assert (row.difference, row.questions) == (3 / 4, 4)
+    # Two users, of whom the first has three hits of three: a draw gives 1, 3/4 twice, or 0
+    assert row.standard_error == pytest.approx(np.std([1, 3 / 4, 3 / 4, 0]), abs=0.01)
 
 
-def test_comparison_over_and_within_seeds():
+def test_comparison_over_seeds_and_parts():
     entries = [
         ranks("ILRec", [1, 1, 1, INF], seed=0),
         ranks("SFT", [1, INF, 1, INF], seed=0),
@@ -59,16 +70,23 @@ def test_comparison_over_and_within_seeds():
         ranks("SFT", [1, 1, INF, 1], seed=1),
         ranks("SASRec", [INF, INF, 1, 1]),
     ]
-    rows = compare_methods(entries, [("ILRec", "SFT"), ("ILRec", "SASRec")])
-    hits = {(row["b"], tuple(row["seeds"])): row for row in rows if row["metric"] == "hit@1"}
-    assert set(hits) == {("SFT", (0, 1)), ("SFT", (0,)), ("SFT", (1,)), ("SASRec", (0, 1))}
-    assert hits["SFT", (0,)]["difference"] == 1 / 4
-    # Users' mean differences are 0, 1/2, 1/2, 0: mean 1/4, variance 1/12.
-    assert hits["SFT", (0, 1)]["difference"] == 1 / 4
-    assert hits["SFT", (0, 1)]["standard_error"] == pytest.approx(math.sqrt(1 / 12 / 4))
-    # 1, 1, 0, -1/2 over the users.
-    assert hits["SASRec", (0, 1)]["difference"] == pytest.approx((1 + 1 + 0 - 1 / 2) / 4)
-    assert {row["metric"] for row in rows} == {"hit@1", "hit@5", "hit@10", "ndcg@5", "ndcg@10", "mrr"}
+    parts = {"first two": np.array([True, True, False, False])}
+    rows = compare_methods(entries, [("ILRec", "SFT"), ("ILRec", "SASRec")], parts)
+    hits = {row.b: row for row in rows if row.metric == "hit@1"}
+    assert hits["SFT"].seeds == [0, 1]
+    assert hits["SFT"].each_seed == [1 / 4, 1 / 4]
+    # Users' mean differences are 0, 1/2, 1/2, 0: mean 1/4, variance 1/16.
+    assert hits["SFT"].difference == 1 / 4
+    assert hits["SFT"].standard_error == pytest.approx(math.sqrt(1 / 16 / 4), abs=0.003)
+    assert (hits["SFT"].seeds_error, hits["SFT"].single) == (0, [])
+    assert hits["SFT"].low <= 1 / 4 <= hits["SFT"].high
+    # 1, 1, 0, -1/2 over the users, with the one run of SASRec beside each seed.
+    assert hits["SASRec"].difference == pytest.approx((1 + 1 + 0 - 1 / 2) / 4)
+    assert hits["SASRec"].single == ["SASRec"]
+    (part,) = [row for row in rows if row.part == "first two" and row.b == "SFT"]
+    assert (part.metric, part.questions, part.difference, part.holm_p_value) == ("ndcg@10", 2, 1 / 4, None)
+    primary = [row for row in rows if row.metric == "ndcg@10" and row.part is None]
+    assert [row.holm_p_value for row in primary] == holm([row.p_value for row in primary])
 
 
 def test_runs_over_different_users_are_refused():
@@ -77,9 +95,16 @@ def test_runs_over_different_users_are_refused():
         compare_methods([ranks("ILRec", [1, 2]), other], [("ILRec", "SFT")])
 
 
-def test_an_unknown_method_is_refused():
-    with pytest.raises(ValueError, match="no ranks of method 'BPR'"):
-        compare_methods([ranks("ILRec", [1, 2])], [("ILRec", "BPR")])
+def test_a_pair_without_runs_is_left_out():
+    assert compare_methods([ranks("ILRec", [1, 2])], [("ILRec", "BPR")]) == []
+    assert compare_methods([], [("ILRec", "BPR")]) == []
+
+
+def test_the_metrics_of_a_method_stand_beside_its_other_entries():
+    found = as_json(summarise_methods([ranks("SFT", [1, 3, INF, 11], seed=0)]))["SFT"]
+    assert found["hit@1"] == 1 / 4
+    assert set(found) == {*METRICS, "standard_error", "settings", "per_seed"}
+    assert found["per_seed"] == [{"seed": 0, "settings": {"lr": 0.1}} | {name: found[name] for name in METRICS}]
 
 
 def test_results_are_plain_json(tmp_path):

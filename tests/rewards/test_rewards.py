@@ -101,11 +101,11 @@ class TestScoreMatrixReward:
             assert scores.tolist() == [[1.0, 2.0, 4.0, 3.0], pytest.approx([0.4, 0.3, 0.1, 0.2]), [1.0, 2.0, 4.0, 3.0]]
 
     def test_refusals(self, item_trie):
-        with pytest.raises(ValueError, match=r"shape \(2, 4\) for 1 users and 4 items"):
+        with pytest.raises(ValueError, match=r"The score matrix has shape \(2, 4\), expected \(1, 4\)"):
             ScoreMatrixReward(self.SCORES, ["ann"], ITEMS, item_trie)
         with pytest.raises(ValueError, match="does not know 1 of the 4 items of the trie, the first is 'capo'"):
             ScoreMatrixReward(self.SCORES[:, :3], ["ann", "bob"], ITEMS[:3], item_trie)
-        with pytest.raises(ValueError, match=r"holds 1 scores .* first -1.0 in row 1, column 3"):
+        with pytest.raises(ValueError, match=r"The score matrix has score -1.0 at row 1, column 3 \(1 such scores\)"):
             ScoreMatrixReward(self.SCORES - torch.tensor([[0.0] * 4, [0, 0, 0, 2]]), ["a", "b"], ITEMS, item_trie)
         reward = ScoreMatrixReward(self.SCORES, ["ann", "bob"], ITEMS, item_trie)
         with pytest.raises(ValueError, match=r"the column 'user', but got \['item'\]"):
@@ -119,10 +119,10 @@ class TestCheckRewardFunc:
         ("returned", "error", "message"),
         [
             ([[1.0] * 4], TypeError, "returned a list; expected a torch.Tensor"),
-            (torch.ones(4), ValueError, r"shape \(4,\) for 1 histories; expected \(1, 4\)"),
+            (torch.ones(4), ValueError, r"shape \(4,\), expected \(1, 4\)"),
             (torch.ones(1, 3), ValueError, r"shape \(1, 3\)"),
-            (torch.tensor([[1.0, -0.5, 0, 0]]), ValueError, "first -0.5 in row 0, column 1.*softmax"),
-            (torch.tensor([[1.0, 0, float("nan"), 0]]), ValueError, "first nan in row 0, column 2"),
+            (torch.tensor([[1.0, -0.5, 0, 0]]), ValueError, "score -0.5 at row 0, column 1.*softmax"),
+            (torch.tensor([[1.0, 0, float("nan"), 0]]), ValueError, "score nan at row 0, column 2"),
             (torch.zeros(1, 4), ValueError, r"score 0 to every item for history \['guitar'\]"),
         ],
     )

@@ -7,7 +7,8 @@ import torch
 import transformers
 from torch import nn
 
-from ilrec_trl.model.model_parts import find_model_parts, resolve_intermediate_layers, take_head_rows
+from ilrec_trl.model.head_rows import take_head_rows
+from ilrec_trl.model.model_parts import find_model_parts, resolve_intermediate_layers
 from ilrec_trl.trainer.cross_layer_forward import PositionGroup, add_cross_layer_forward
 from tests.compatibility.vision_rows import make_llava
 
@@ -83,8 +84,8 @@ def keep_logits(logits, log_normaliser, layer_logits, tokens, start):
 
 
 def group(mask, is_target, tokens=None):
-    rows, columns = mask.nonzero(as_tuple=True)
-    return PositionGroup(rows, columns - mask.size(1), is_target, tokens)
+    rows, positions = mask.nonzero(as_tuple=True)
+    return PositionGroup(rows, positions - mask.size(1), is_target, tokens)
 
 
 def run(model, input_ids, labels, mask, **options):

@@ -17,21 +17,10 @@ from ilrec_trl.trainer._trl import DataCollatorForLanguageModeling
 from ilrec_trl.trainer.ilrec_config import ILRecConfig
 from ilrec_trl.trainer.ilrec_trainer import ILRecTrainer
 from ilrec_trl.trainer.targets import TargetPositions
-from tests import references
+from tests.trainer.plain_loops import check_loss_and_gradient, fixed_scores
 
 
 OFF = {"cpo_beta": 0.0, "cpd_weight": 0.0, "crr_weight": 0.0}
-
-
-def fixed_scores(trie):
-    """A reward function that depends on the history, and its scores."""
-    generator = torch.Generator().manual_seed(3)
-    table = torch.rand(len(trie), len(trie), generator=generator)
-
-    def reward_func(histories, **columns):
-        return torch.stack([table[trie.index_of(history)].mean(0) for history in histories])
-
-    return reward_func
 
 
 def history_of(trainer):
@@ -77,57 +66,6 @@ def test_our_own_pass_is_sft_when_nothing_is_added(make_model, settings, dataset
             assert mine[key] == pytest.approx(theirs[key], rel=1e-4)
 
 
-def naive_batch_loss(model, trainer, rows, sequences, scores, config):
-    """Sum over the target positions of METHOD's total loss, with a plain forward and plain loops, a row at a time."""
-    total = torch.zeros((), dtype=torch.float64)
-    for row, row_scores in zip(rows, scores, strict=True):
-        prompt = [token for item in row["history"] for token in sequences[item]]
-        target = sequences[row["item"]]
-        ids = torch.tensor([[*prompt, *target, trainer.processing_class.eos_token_id]])
-        hidden = model.model(input_ids=ids, output_hidden_states=True)
-        last_logits = model.lm_head(hidden.last_hidden_state)[0]
-        raw = [hidden.hidden_states[layer + 1] for layer in trainer.intermediate_layers]
-        layer_logits = [model.lm_head(model.model.norm(states))[0] for states in raw]
-        for offset, token in enumerate([*target, trainer.processing_class.eos_token_id]):
-            position = len(prompt) + offset - 1
-            last = last_logits[position]
-            if offset == len(target):  # the end token is no part of these items
-                total = total - references.naive_log_softmax(last)[token]
-                continue
-            vocabulary = list(range(len(last)))
-            if config.layer_vocabulary == "items" and config.restrict_to_items:
-                vocabulary = sorted({tokens[offset] for tokens in sequences.values()})
-            layers, seen = [logits[position][vocabulary] for logits in layer_logits], last[vocabulary]
-            below = [item for item, tokens in sequences.items() if tokens[:offset] == target[:offset]]
-            following = {sequences[item][offset] for item in below}
-            known = following if config.restrict_to_items else range(1, len(trainer.processing_class))
-            allowed = [v in known for v in vocabulary]
-            miners = [[value.detach() for value in seen]] if config.negative_source == "last" else layers
-            negatives = references.naive_negatives(
-                miners,
-                seen,
-                vocabulary.index(token),
-                selection=config.negative_selection,
-                threshold=config.negative_threshold,
-                top_k=config.negative_top_k,
-                allowed=allowed,
-            )
-            weights = dict(zip(vocabulary, references.naive_weights(miners, negatives), strict=True))
-            weights = [weights.get(v, 0.0) for v in range(len(last))]
-            negatives = {vocabulary[column] for column in negatives}
-            total = total + references.naive_cpo(
-                last, token, weights, beta=trainer.cpo_beta, penalty=config.cpo_penalty
-            )
-            total = total + config.cpd_weight * references.naive_cpd(layers, seen)
-            mass = {v: sum(row_scores[item] for item in below if sequences[item][offset] == v) for v in following}
-            rewards = [mass.get(v, 0.0) / sum(mass.values()) for v in range(len(last))]
-            beside = negatives if config.crr_scope == "negatives" else following
-            total = total + config.crr_weight * references.naive_crr(
-                last, token, beside, rewards, temperature=config.crr_temperature
-            )
-    return total
-
-
 @pytest.mark.parametrize(
     "options",
     [
@@ -135,37 +73,13 @@ def naive_batch_loss(model, trainer, rows, sequences, scores, config):
         {"layer_vocabulary": "all"},
         {"restrict_to_items": False, "negative_threshold": 0.5},
         {"cpo_penalty": "multiplicative", "cpo_beta": 0.7, "crr_scope": "negatives", "crr_temperature": 0.5},
-        {"negative_source": "last", "negative_threshold": 0.3},
-        {"negative_source": "last", "negative_selection": "top_k", "negative_top_k": 2},
         {"negative_selection": "top_k", "negative_top_k": 2, "intermediate_layers": [0, 2], "cpd_weight": 0.3},
         {"max_logits_mib": 1e-3},  # three positions at a time
     ],
 )
 def test_loss_and_gradient_are_those_of_plain_loops(options, make_model, settings, rows, tokenizer, sequences, trie):
-    rows = rows[:4]
     config = ILRecConfig(**{**settings, "crr_weight": 0.6, **options})
-    reward_func = fixed_scores(trie)
-    trainer = ILRecTrainer(
-        make_model().double(),
-        args=config,
-        train_dataset=Dataset.from_list(rows),
-        processing_class=tokenizer,
-        item_trie=trie,
-        reward_func=reward_func,
-    )
-    batch = trainer.data_collator([trainer.train_dataset[n] for n in range(4)])
-    count = int((batch["labels"] != -100).sum())
-    loss = trainer.compute_loss(trainer.model, dict(batch), num_items_in_batch=torch.tensor(count))
-    loss.backward()
-
-    twin = make_model().double()
-    scores = reward_func([row["history"] for row in rows]).double().tolist()
-    named = [dict(zip(trie.item_ids, values, strict=True)) for values in scores]
-    expected = naive_batch_loss(twin, trainer, rows, sequences, named, config) / count
-    expected.backward()
-    torch.testing.assert_close(loss, expected, rtol=1e-6, atol=1e-6)
-    for (name, parameter), other in zip(trainer.model.named_parameters(), twin.parameters(), strict=True):
-        torch.testing.assert_close(parameter.grad, other.grad, rtol=1e-5, atol=1e-7, msg=name)
+    check_loss_and_gradient(ILRecTrainer, config, make_model, rows[:4], tokenizer, sequences, trie)
 
 
 def test_a_row_of_several_targets_equals_rows_of_one(make_model, settings, items, tokenizer, trie):
@@ -243,31 +157,6 @@ def test_a_fixed_reward_function_is_asked_once_a_target(make_model, settings, da
         calls.append(len(asked))
     assert logs[0] == logs[1] == logs[2]
     assert calls == [3 * len(dataset), 3 * len(dataset), len(dataset)]
-
-
-def test_random_negatives_are_the_same_in_blocks(make_model, settings, dataset, tokenizer, trie):
-    """Blocks are computed again in the backward pass, which must meet the negatives of the forward pass."""
-    config = ILRecConfig(
-        **settings, negative_source="random", negative_threshold=1.1, cpo_beta=5.0, cpd_weight=0.0, max_logits_mib=1e-3
-    )
-    trainer = ILRecTrainer(
-        make_model().double(), args=config, train_dataset=dataset, processing_class=tokenizer, item_trie=trie
-    )
-    batch = trainer.data_collator([trainer.train_dataset[n] for n in range(4)])
-
-    def loss_of() -> torch.Tensor:
-        torch.manual_seed(7)
-        return trainer.compute_loss(trainer.model, dict(batch), num_items_in_batch=torch.tensor(16))
-
-    loss_of().backward()
-    weight = trainer.model.model.layers[0].mlp.up_proj.weight
-    gradient, place = weight.grad[3, 2].item(), (3, 2)
-    losses = []
-    for step in (1e-3, -2e-3):
-        with torch.no_grad():
-            weight[place] += step
-        losses.append(loss_of().item())
-    assert gradient == pytest.approx((losses[0] - losses[1]) / 2e-3, rel=3e-3)
 
 
 def test_training_lowers_the_loss_and_logs_sensible_metrics(make_model, settings, dataset, tokenizer, trie):
@@ -521,8 +410,8 @@ def test_rewards_without_histories_are_refused(make_model, settings, dataset, to
 @pytest.mark.parametrize(
     ("scores", "message"),
     [
-        (torch.ones(1, 2), r"scores of shape \(1, 2\) for 1 histories; expected \(1, 30\)"),
-        (torch.full((1, 30), -1.0), "negative or not finite"),
+        (torch.ones(1, 2), r"has shape \(1, 2\), expected \(1, 30\)"),
+        (torch.full((1, 30), -1.0), "score -1.0 at row 0, column 0"),
         (torch.zeros(1, 30), "score 0 to every item"),
     ],
 )

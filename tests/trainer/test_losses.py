@@ -8,7 +8,6 @@ from ilrec_trl.trainer.losses import (
     cross_layer_distillation_loss,
     cross_layer_preference_loss,
     negative_weights,
-    random_negatives,
     self_hard_negatives,
 )
 from tests import references
@@ -117,30 +116,30 @@ def test_a_constant_on_all_logits_changes_nothing(batch, penalty):
 
 @pytest.mark.parametrize("penalty", ["additive", "multiplicative"])
 @pytest.mark.parametrize("scale", [1.0, 40.0])
-def test_some_columns_beside_the_normaliser_of_all_are_enough(batch, penalty, scale):
-    """CPO and CRR, in value and gradient, where target and negatives are among the columns."""
+def test_some_tokens_beside_the_normaliser_of_all_are_enough(batch, penalty, scale):
+    """CPO and CRR, in value and gradient, where target and negatives are among these tokens."""
     layers, last, targets, _, rewards = batch
-    columns = torch.tensor([0, 3, 4, 7, 8, 10])
+    tokens = torch.tensor([0, 3, 4, 7, 8, 10])
     seen = torch.zeros(1, V, dtype=torch.bool)
-    seen[:, columns] = True
+    seen[:, tokens] = True
     negatives = self_hard_negatives(layers, last, targets, threshold=0.3, allowed=seen)
     weights = negative_weights(layers, negatives)
     whole, part = (last * scale).requires_grad_(), (last * scale).requires_grad_()
     expected = cross_layer_preference_loss(whole, targets, weights, beta=3.0, penalty=penalty)
     expected = expected + collaborative_reward_loss(whole, targets, negatives, rewards)
-    places = torch.searchsorted(columns, targets)
+    token_indices = torch.searchsorted(tokens, targets)
     normaliser = part.logsumexp(-1)
     loss = cross_layer_preference_loss(
-        part[:, columns],
-        places,
-        weights[:, columns],
+        part[:, tokens],
+        token_indices,
+        weights[:, tokens],
         beta=3.0,
         penalty=penalty,
         log_normaliser=normaliser,
         mean_logits=part.detach().mean(-1),
     )
     loss = loss + collaborative_reward_loss(
-        part[:, columns], places, negatives[:, columns], rewards[:, columns], log_normaliser=normaliser
+        part[:, tokens], token_indices, negatives[:, tokens], rewards[:, tokens], log_normaliser=normaliser
     )
     torch.testing.assert_close(loss, expected)
     loss.sum().backward()
@@ -265,17 +264,3 @@ def test_no_position_gives_no_loss():
     weights = negative_weights(layers, negatives)
     assert cross_layer_preference_loss(empty, targets, weights, beta=1.0).shape == (0,)
     assert cross_layer_distillation_loss(layers, empty).shape == (0,)
-
-
-def test_random_negatives_are_as_many_as_were_mined_and_by_chance():
-    generator = torch.Generator().manual_seed(0)
-    mined = torch.tensor([[0, 1, 1, 0, 0, 0]] * 2000 + [[0, 0, 0, 0, 0, 0]] + [[1, 1, 0, 0, 0, 0]]).bool()
-    target_ids = torch.zeros(len(mined), dtype=torch.long)
-    target_ids[-1] = 2
-    allowed = torch.tensor([[1, 1, 1, 1, 1, 0]]).bool()
-    drawn = random_negatives(mined, target_ids, allowed, generator)
-    assert torch.equal(drawn.sum(-1), mined.sum(-1))
-    assert not drawn.gather(1, target_ids[:, None]).any()
-    assert not drawn[:, 5].any()
-    shares = drawn[:2000].float().mean(0)  # 2 of the 4 that are allowed and not the target
-    assert shares[1:5].tolist() == pytest.approx([0.5] * 4, abs=0.05)

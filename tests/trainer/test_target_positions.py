@@ -41,13 +41,13 @@ def test_every_label_is_in_one_group_with_what_the_catalogue_says_of_it(trie, by
     assert len(targets.groups) == (4 if by_level else 2)
     found, number = {}, 0
     for group in targets.groups:
-        for row, column in zip(group.rows.tolist(), group.columns.tolist(), strict=True):
-            token = column + 8  # columns count from the end of the 7 positions; the next token is one further
+        for row, position in zip(group.rows.tolist(), group.positions.tolist(), strict=True):
+            token = position + 8  # counted from the end of the 7 positions; the next token is one further
             assert (row, token) not in found
             found[row, token] = number if group.is_target else None
             number += group.is_target
             if group.tokens is not None:
-                assert group.tokens[targets.columns[found[row, token]]] == labels[row, token]
+                assert group.tokens[targets.token_indices[found[row, token]]] == labels[row, token]
     expected = {tuple(place) for place in (labels != -100).nonzero().tolist()}
     assert set(found) == expected
     for (row, token), n in found.items():

@@ -1,16 +1,26 @@
-"""Late fusion against sums of exact scores, item by item."""
+"""Late fusion against sums of exact scores, item by item; its command, by one SASRec and by several."""
 
+import json
 import math
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 import torch
 
-from benchmarks.accuracy.late_fusion import choose_weight, late_fusion_ranks
+from benchmarks.accuracy.late_fusion import WEIGHTS, FusionOptions, LateFusion, choose_weight, fused_ranks, main
+from ilrec_trl.cli import main as ilrec
 from ilrec_trl.evaluation.evaluator import RecommendationEvaluator, UserRanks
 from ilrec_trl.evaluation.exact_ranking import rank_items
 from ilrec_trl.evaluation.recommend import recommend
+from ilrec_trl.pipeline.options import DataOptions, EvaluationOptions, InputError, ModelOptions, TeacherOptions
+from ilrec_trl.pipeline.prepare import prepare
+from ilrec_trl.pipeline.teacher import load_teacher, train_teacher
+from ilrec_trl.pipeline.train import build_model
 from tests.evaluation.small_store import SEMANTIC_IDS, make_catalog, make_dataset, make_model
+
+
+SMALL = {"sasrec_hidden_size": 16, "sasrec_epochs": 6.0, "sasrec_learning_rate": 1e-2, "sasrec_folds": 1}
 
 
 @pytest.fixture(scope="module")
@@ -67,16 +77,8 @@ def naive_ranks(store, reward_func, weight, num_candidates, exclude):
 def test_ranks_equal_sums_of_exact_scores(store, num_candidates, exclude):
     model, tokenizer, trie, dataset = store
     reward_func = collaborative(trie)
-    found = late_fusion_ranks(
-        *store[:2],
-        dataset,
-        trie,
-        reward_func,
-        weights=[0.0, 0.4, 3.0],
-        num_candidates=num_candidates,
-        exclude_history=exclude,
-        batch_size=5,
-    )
+    late_fusion = LateFusion(*store[:3], reward_func, num_candidates, exclude_history=exclude, batch_size=5)
+    found = late_fusion.ranks(dataset, [0.0, 0.4, 3.0])
     for weight, ranks in found.items():
         expected = naive_ranks(store, reward_func, weight, num_candidates, exclude)
         assert list(zip(ranks.starts.tolist(), ranks.ties.tolist(), strict=True)) == expected, weight
@@ -90,8 +92,7 @@ def test_weight_zero_is_the_evaluator_and_scale_does_not_matter(store):
     evaluator = RecommendationEvaluator(dataset, trie, ranking="exact")
     evaluator(model, tokenizer)
     ranks = [
-        late_fusion_ranks(model, tokenizer, dataset, trie, collaborative(trie, scale), weights=[0, 1.0])
-        for scale in (1.0, 1e4)
+        LateFusion(model, tokenizer, trie, collaborative(trie, scale)).ranks(dataset, [0, 1.0]) for scale in (1.0, 1e4)
     ]
     assert ranks[0][0].starts.tolist() == evaluator.last_ranks.starts.tolist()
     assert ranks[0][0].ties.tolist() == evaluator.last_ranks.ties.tolist()
@@ -111,25 +112,92 @@ def test_the_weight_of_the_highest_ndcg(store):
 
 
 @pytest.mark.parametrize(
-    ("options", "message"),
+    ("weights", "options", "message"),
     [
-        ({"weights": []}, "one or more"),
-        ({"weights": [-1.0]}, "each at least 0"),
-        ({"weights": [1.0], "num_candidates": 0}, "num_candidates=0; expected at least 1"),
+        ([], {}, "one or more"),
+        ([-1.0], {}, "each at least 0"),
+        ([1.0], {"num_candidates": 0}, "num_candidates=0; expected at least 1"),
     ],
 )
-def test_refusals(store, options, message):
+def test_refusals(store, weights, options, message):
     model, tokenizer, trie, dataset = store
     with pytest.raises(ValueError, match=message):
-        late_fusion_ranks(model, tokenizer, dataset, trie, collaborative(trie), **options)
+        LateFusion(model, tokenizer, trie, collaborative(trie), **options).ranks(dataset, weights)
     with pytest.raises(ValueError, match="needs"):
-        late_fusion_ranks(
-            model, tokenizer, dataset.remove_columns("history"), trie, collaborative(trie), weights=[1.0]
-        )
+        LateFusion(model, tokenizer, trie, collaborative(trie)).ranks(dataset.remove_columns("history"), [1.0])
 
 
 def test_scores_that_are_no_shares_are_refused(store):
     model, tokenizer, trie, dataset = store
     for scale in (-1.0, 0.0, math.nan):
-        with pytest.raises(ValueError, match="below 0, not finite, or all 0"):
-            late_fusion_ranks(model, tokenizer, dataset, trie, collaborative(trie, scale), weights=[1.0])
+        with pytest.raises(ValueError, match="expected finite scores of at least 0|score 0 to every item"):
+            LateFusion(model, tokenizer, trie, collaborative(trie, scale)).ranks(dataset, [1.0])
+
+
+@pytest.fixture(scope="module")
+def prepared(data_folder):
+    return prepare(DataOptions(data=str(data_folder)))
+
+
+@pytest.fixture(scope="module")
+def folder(prepared, tmp_path_factory):
+    """Prepared data, an untrained model and a SASRec that has learnt the circle."""
+    folder = tmp_path_factory.mktemp("fusion")
+    prepared.save(folder / "data")
+    sizes = ModelOptions(hidden_size=16, intermediate_size=32, num_hidden_layers=2, num_attention_heads=2)
+    build_model(prepared, sizes, seed=0).save_pretrained(folder / "model")
+    train_teacher(prepared, TeacherOptions(**SMALL), folder / "sasrec", seed=0)
+    return folder
+
+
+def test_a_weight_is_chosen_on_validation(folder, capsys):
+    output = folder / "out"
+    command = ["--prepared", str(folder / "data"), "--model", str(folder / "model")]
+    fusion = ["--sasrec", str(folder / "sasrec"), "--fusion_candidates", "12", "--output_dir", str(output)]
+    assert main([*command, *fusion, "--num_beams", "12"]) == 0
+    weight = float(capsys.readouterr().out.split("chosen on validation users: ")[1].split()[0])
+    # SASRec knows the circle, the model nothing
+    assert weight in WEIGHTS[-4:]
+    found = json.loads((output / "metrics.json").read_text())["methods"]["model + SASRec"]
+    assert found["settings"] == {"fusion_weight": weight, "fusion_candidates": 12, "exclude_history": False}
+    assert ilrec(["evaluate", *command, "--num_beams", "12", "--output_dir", str(folder / "alone")]) == 0
+    alone = json.loads((folder / "alone/metrics.json").read_text())["methods"]["model"]
+    assert found["ndcg@10"] > alone["ndcg@10"] + 0.1
+    assert pq.read_table(output / "ranks.parquet").num_rows == 60
+
+
+def test_of_several_the_mean_counts_for_everybody(prepared, folder):
+    model = build_model(prepared, ModelOptions(hidden_size=16, num_hidden_layers=2, num_attention_heads=2), seed=0)
+    group = train_teacher(prepared, TeacherOptions(**SMALL | {"sasrec_folds": 2}), folder / "group", seed=0)
+    mean = group.mean_reward_func(prepared.item_trie)
+    users = [user for user, _ in prepared.splits.train[:4]]
+    each = np.stack([mean([["1", "2"]], user=[user]).numpy() for user in [*users, "stranger"]])
+    assert np.ptp(each, axis=0).max() == 0
+    loaded = load_teacher(str(folder / "group"), prepared)
+    examples = prepared.splits.validation[:10]
+    evaluation = EvaluationOptions(num_beams=12)
+    first, second = (
+        fused_ranks("both", model, teacher, prepared, examples, evaluation, FusionOptions(fusion_weight=0.5))
+        for teacher in (group, loaded)
+    )
+    assert first.starts.tolist() == second.starts.tolist()
+
+
+def test_refusals_of_the_command(folder, capsys):
+    command = ["--prepared", str(folder / "data"), "--model", str(folder / "model")]
+    command += ["--sasrec", str(folder / "sasrec")]
+    for more, message in [
+        (["--ranking", "exact"], "late fusion ranks candidates of a beam search"),
+        (["--fusion_weight", "-1"], "--fusion_weight is -1.0, expected 0 or more"),
+        (["--fusion_candidates", "5"], "--fusion_candidates is 5, expected at least 10"),
+    ]:
+        assert main([*command, *more]) == 2
+        assert message in capsys.readouterr().err
+
+
+def test_validation_items_that_were_trained_on_choose_no_weight(data_folder, folder):
+    whole = prepare(DataOptions(data=str(data_folder), train_on_validation=True))
+    model = build_model(whole, ModelOptions(hidden_size=16, num_hidden_layers=2, num_attention_heads=2), seed=0)
+    teacher = load_teacher(str(folder / "sasrec"), whole)
+    with pytest.raises(InputError, match="they can choose no weight; give --fusion_weight"):
+        fused_ranks("both", model, teacher, whole, whole.splits.test, EvaluationOptions())

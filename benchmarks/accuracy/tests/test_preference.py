@@ -9,11 +9,12 @@ import torch
 
 from benchmarks.accuracy import preference
 from benchmarks.accuracy.grpo import ItemGRPOTrainer, item_match_reward
-from benchmarks.accuracy.preference import preference_rows, preference_steps
-from ilrec_trl.cli import main
-from ilrec_trl.pipeline.options import DataOptions, EvaluationOptions, InputError, ModelOptions, TrainingOptions
+from benchmarks.accuracy.preference import ComparedTrainingOptions, preference_rows, preference_steps
+from benchmarks.accuracy.training import main, settings_of, train_method
+from ilrec_trl.cli import main as ilrec
+from ilrec_trl.pipeline.options import DataOptions, EvaluationOptions, InputError, ModelOptions
 from ilrec_trl.pipeline.prepare import prepare
-from ilrec_trl.pipeline.train import build_model, settings_of, train_method, trainer_arguments
+from ilrec_trl.pipeline.train import build_model, trainer_arguments
 
 
 MODEL = ModelOptions(hidden_size=16, intermediate_size=32, num_hidden_layers=2, num_attention_heads=2)
@@ -27,19 +28,21 @@ def prepared(data_folder):
 
 def train(method, prepared, folder, **options):
     model = build_model(prepared, MODEL, seed=0)
-    training = TrainingOptions(**SMALL | options)
+    training = ComparedTrainingOptions(**SMALL | options)
     return train_method(method, prepared, model, training, EvaluationOptions(validation_users=20), folder, seed=0)
 
 
 class TestPreferenceSteps:
     def test_all_methods_make_equally_many_updates(self):
-        assert preference_steps(TrainingOptions(num_train_epochs=6, preference_start=2), 10) == 40
-        assert preference_steps(TrainingOptions(num_train_epochs=2.5, preference_start=0), 7) == 18
-        assert preference_steps(TrainingOptions(num_train_epochs=3 + round(4 / 7, 6), preference_start=3), 7) == 4
+        assert preference_steps(ComparedTrainingOptions(num_train_epochs=6, preference_start=2), 10) == 40
+        assert preference_steps(ComparedTrainingOptions(num_train_epochs=2.5, preference_start=0), 7) == 18
+        assert (
+            preference_steps(ComparedTrainingOptions(num_train_epochs=3 + round(4 / 7, 6), preference_start=3), 7) == 4
+        )
 
     def test_fewer_where_they_cost_too_much_never_more(self):
-        assert preference_steps(TrainingOptions(preference_steps=5), 10) == 5
-        assert preference_steps(TrainingOptions(preference_steps=500), 10) == 30
+        assert preference_steps(ComparedTrainingOptions(preference_steps=5), 10) == 5
+        assert preference_steps(ComparedTrainingOptions(preference_steps=500), 10) == 30
 
     @pytest.mark.parametrize(
         ("options", "message"),
@@ -51,14 +54,14 @@ class TestPreferenceSteps:
     )
     def test_refusals(self, options, message):
         with pytest.raises(InputError, match=message):
-            preference_steps(TrainingOptions(**options), 10)
+            preference_steps(ComparedTrainingOptions(**options), 10)
 
 
 @pytest.mark.parametrize("options", [{}, {"item_format": "titles", "vocab_size": 300}, {"rows": "targets"}])
 def test_rows_are_those_of_training_with_other_items(data_folder, options):
     prepared = prepare(DataOptions(data=str(data_folder), **options))
     examples = list(prepared.splits.train_examples())[:40]
-    rows = preference_rows(prepared, examples, 2, TrainingOptions(), seed=0)
+    rows = preference_rows(prepared, examples, 2, ComparedTrainingOptions(), seed=0)
     questions = prepared.questions(examples)
     assert rows["prompt"][:] == questions["prompt"][:]
     assert rows["chosen"][:] == questions["completion"][:]
@@ -73,7 +76,7 @@ def test_conversations_are_preferred_whole(data_folder):
     prepared = prepare(DataOptions(data=str(data_folder), rows="targets"))
     prepared.tokenizer.chat_template = "{% for message in messages %}{{ message['content'] }}{% endfor %}"
     prepared = dataclasses.replace(prepared, options=dataclasses.replace(prepared.options, conversational=True))
-    rows = preference_rows(prepared, prepared.splits.validation[:3], 1, TrainingOptions(), seed=0)
+    rows = preference_rows(prepared, prepared.splits.validation[:3], 1, ComparedTrainingOptions(), seed=0)
     assert rows[0]["chosen"][0]["role"] == rows[0]["rejected"][0][0]["role"] == "assistant"
 
 
@@ -89,7 +92,7 @@ def test_preferences_start_from_sft_and_raise_the_margin(prepared, tmp_path, mon
             assert torch.equal(value, started[name])
         return trainer
 
-    monkeypatch.setattr("ilrec_trl.pipeline.train.preference_trainer", spy)
+    monkeypatch.setattr("benchmarks.accuracy.training.preference_trainer", spy)
     trained = train(method, prepared, tmp_path / method, num_train_epochs=4.0, preference_learning_rate=3e-3)
     alone = train("sft", prepared, tmp_path / "sft", num_train_epochs=1.0)
     for name, value in alone.model.state_dict().items():
@@ -147,7 +150,7 @@ def test_item_match_by_hand(prepared):
 
 
 def test_settings_name_what_a_method_uses():
-    training = TrainingOptions()
+    training = ComparedTrainingOptions()
     own = {name: set(settings_of(name, training, 0)) for name in ("sft", "ilrec", "dpo", "softmax_dpo", "grpo")}
     assert own["softmax_dpo"] - own["dpo"] == {"num_negatives"}
     assert own["grpo"] - own["dpo"] == {"grpo_rollouts", "grpo_prefix_weight"}
@@ -158,7 +161,7 @@ def test_settings_name_what_a_method_uses():
 
 
 def test_fields_of_each_configuration(prepared, tmp_path):
-    training = TrainingOptions(trainer_args='{"ld_alpha": 0.5}')
+    training = ComparedTrainingOptions(trainer_args='{"ld_alpha": 0.5}')
     assert "ld_alpha" in settings_of("dpo", training, 0)
     with pytest.raises(InputError, match="ILRecConfig has no field 'ld_alpha'"):
         trainer_arguments("sft", prepared, training, "out", 0)
@@ -178,15 +181,15 @@ def test_fields_of_each_configuration(prepared, tmp_path):
     ],
 )
 def test_what_cannot_work_is_refused_before_sft(prepared, tmp_path, monkeypatch, method, options, message):
-    monkeypatch.setattr("ilrec_trl.pipeline.train.SFTTrainer", None)
+    monkeypatch.setattr("benchmarks.accuracy.training.SFTTrainer", None)
     with pytest.raises(InputError, match=message):
         train(method, prepared, tmp_path, **options)
 
 
 def test_the_command_trains_without_validation(data_folder, tmp_path):
     folder = tmp_path / "data"
-    assert main(["prepare", "--data", str(data_folder), "--train_on_validation", "--output_dir", str(folder)]) == 0
-    command = ["train", "--prepared", str(folder), "--output_dir", str(tmp_path / "dpo"), "--method", "dpo"]
+    assert ilrec(["prepare", "--data", str(data_folder), "--train_on_validation", "--output_dir", str(folder)]) == 0
+    command = ["--prepared", str(folder), "--output_dir", str(tmp_path / "dpo"), "--method", "dpo"]
     sizes = ["--hidden_size", "16", "--num_hidden_layers", "2", "--num_train_epochs", "2", "--preference_start", "1"]
     assert main([*command, *sizes, "--negative_sampling", "popularity"]) == 0
     settings = json.loads((tmp_path / "dpo/settings.json").read_text())

@@ -362,7 +362,7 @@ def test_mappings_may_stand_in_the_file_as_such():
     ("sections", "message"),
     [
         ({"methods": {"SFT": {"method": "sft", "learning_rat": 1}}}, "no option 'learning_rat'; did you mean"),
-        ({"methods": {"SFT": {"method": "sftt"}}}, "method is 'sftt', not one of `ilrec train --method`"),
+        ({"methods": {"SFT": {"method": "sftt"}}}, "method is 'sftt', expected one of sft, ilrec, dpo"),
         ({"methods": {"SFT": {"method": "sft", "tune": {"learning_rate": 1}}}}, "expected a list of values"),
         ({"methods": {"SFT": {"method": "sft", "tune": {"learning_rate": [1, 1]}}}}, "a value is given twice"),
         ({"methods": {"SFT": {"method": "sft", "tune": {"max_history": [1, 2]}}}}, "is an option of the data"),

@@ -7,7 +7,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 from trl import SFTConfig, SFTTrainer
 
 from ilrec_trl import ItemCatalog
-from ilrec_trl.items.item_catalog import completion_tokens
+from ilrec_trl.data.prompt_tokens import tokenize_completions
 
 
 TITLES = {
@@ -132,7 +132,7 @@ def test_a_token_across_the_border_is_refused(kind, prompt):
 def test_a_template_that_never_ends_a_turn_is_refused():
     tokenizer = make_tokenizer("byte-level BPE", CHATML.replace("</s>", ""))
     with pytest.raises(ValueError, match="does not hold the end-of-sequence token '</s>'"):
-        completion_tokens(tokenizer, ["Pen"], chat("Pen"))
+        tokenize_completions(tokenizer, ["Pen"], chat("Pen"))
 
 
 def test_chat_template_options_reach_the_template():
@@ -142,8 +142,8 @@ def test_chat_template_options_reach_the_template():
     template = template.replace("|>\n{{ m['content']", "|>\n{% endif %}{{ m['content']", 1)
     template = template.replace("<|assistant|>\n{% endif %}", "<|assistant|>\n" + thinking + "{% endif %}")
     tokenizer = make_tokenizer("byte-level BPE", template)
-    plain = completion_tokens(tokenizer, ["Pen"], "\n")
-    assert completion_tokens(tokenizer, ["Pen"], chat("Pen"), {"enable_thinking": False}) == plain
+    plain = tokenize_completions(tokenizer, ["Pen"], "\n")
+    assert tokenize_completions(tokenizer, ["Pen"], chat("Pen"), {"enable_thinking": False}) == plain
 
 
 def test_semantic_ids_after_any_prompt():
