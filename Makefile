@@ -19,8 +19,9 @@ demo: $(VENV)/.installed  ## Create the environment, install, and run `ilrec run
 
 test: $(VENV)/.installed-dev lint types suite  ## Create the environment, install, lint, type-check and run the whole suite
 
-page: $(VENV)/.installed-dev  ## Write docs/compatibility.md from the rows of the compatibility tests
+page: $(VENV)/.installed-dev  ## Write docs/compatibility.md from the compatibility tests, and the options in docs/cli.md
 	$(BIN)/python -m tests.compatibility.page
+	$(BIN)/python -m tests.docs.options
 
 docs: $(VENV)/.installed-dev  ## Build the documentation as a site in site/
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
