@@ -9,7 +9,7 @@ export TOKENIZERS_PARALLELISM := false
 export HF_HUB_DISABLE_TELEMETRY := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test suite lint types format page versions clean
+.PHONY: help demo test suite lint types format page docs versions clean
 
 help:  ## Show what each target does
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -19,8 +19,12 @@ demo: $(VENV)/.installed  ## Create the environment, install, and run `ilrec run
 
 test: $(VENV)/.installed-dev lint types suite  ## Create the environment, install, lint, type-check and run the whole suite
 
-page: $(VENV)/.installed-dev  ## Write docs/compatibility.md from the rows of the compatibility tests
+page: $(VENV)/.installed-dev  ## Write docs/compatibility.md from the compatibility tests, and the options in docs/cli.md
 	$(BIN)/python -m tests.compatibility.page
+	$(BIN)/python -m tests.docs.options
+
+docs: $(VENV)/.installed-dev  ## Build the documentation as a site in site/
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
 
 versions:  ## Run the trainer's tests on the oldest and the newest supported versions, each in an environment of its own
 	$(PYTHON) tests/compatibility/versions.py '$(TORCH)'
@@ -40,7 +44,7 @@ format: $(VENV)/.installed-dev  ## Fix style and formatting in place
 	$(BIN)/ruff format .
 
 clean:  ## Remove the environment and everything built
-	rm -rf $(VENV) build dist *.egg-info runs .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) build dist site *.egg-info runs .pytest_cache .mypy_cache .ruff_cache
 
 # torch comes first and by its exact version, so that a CPU wheel offered by pip's configuration is taken
 # before any other requirement can pull a build for another device.

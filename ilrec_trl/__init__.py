@@ -30,10 +30,10 @@ if TYPE_CHECKING:
     from .model.merge_adapter import merge_adapter
     from .model.new_tokens import check_item_tokens_train, item_token_settings
     from .rewards.combined_rewards import CrossFittedReward, EnsembleReward
-    from .rewards.rewards import RewardFunc, SASRecReward, ScoreMatrixReward
+    from .rewards.rewards import RewardFunc, SASRecReward, ScoreMatrixReward, check_reward_func
     from .rewards.sasrec import SASRecConfig, SASRecModel
     from .rewards.sasrec_group import SASRecGroup, train_sasrec_group
-    from .rewards.sasrec_training import train_sasrec
+    from .rewards.sasrec_training import evaluate_sasrec, sasrec_training_arguments, train_sasrec
     from .rewards.transitions import TransitionReward
     from .semantic_ids.item_encoder import ItemEncoder
     from .semantic_ids.semantic_ids import SemanticIds, build_semantic_ids
@@ -68,6 +68,8 @@ __all__ = [
     "__version__",
     "build_semantic_ids",
     "check_item_tokens_train",
+    "check_reward_func",
+    "evaluate_sasrec",
     "generate_store",
     "item_token_settings",
     "merge_adapter",
@@ -75,6 +77,7 @@ __all__ = [
     "rank_items",
     "read_titles",
     "recommend",
+    "sasrec_training_arguments",
     "sequence_dataset",
     "task_dataset",
     "train_sasrec",
@@ -107,6 +110,8 @@ _MODULES = {
     "TransitionReward": ".rewards.transitions",
     "build_semantic_ids": ".semantic_ids.semantic_ids",
     "check_item_tokens_train": ".model.new_tokens",
+    "check_reward_func": ".rewards.rewards",
+    "evaluate_sasrec": ".rewards.sasrec_training",
     "generate_store": ".data.synthetic",
     "item_token_settings": ".model.new_tokens",
     "merge_adapter": ".model.merge_adapter",
@@ -114,6 +119,7 @@ _MODULES = {
     "rank_items": ".evaluation.exact_ranking",
     "read_titles": ".items.title_files",
     "recommend": ".evaluation.recommend",
+    "sasrec_training_arguments": ".rewards.sasrec_training",
     "sequence_dataset": ".data.prompts",
     "task_dataset": ".data.tasks",
     "train_sasrec": ".rewards.sasrec_training",

@@ -1,4 +1,4 @@
-"""The example of the README, run as it stands but for the names of data and model and a smaller budget."""
+"""The example of the README, run as it stands but for the name of the model and a smaller budget."""
 
 import re
 from pathlib import Path
@@ -6,18 +6,16 @@ from pathlib import Path
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from ilrec_trl import ItemCatalog
-from tests.pipeline.conftest import data_folder  # noqa: F401
+from ilrec_trl import ItemCatalog, generate_store
 
 
 README = (Path(__file__).parents[1] / "README.md").read_text()
 
 
-def test_the_example_runs(data_folder, tmp_path, capsys):  # noqa: F811
+def test_the_example_runs(tmp_path, capsys):
     (code,) = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
     # A model that has never seen an item token, as a pretrained one has not.
-    titles = ItemCatalog.from_lc_rec(data_folder, kind="titles")
-    tokenizer = titles.build_tokenizer(300)
+    tokenizer = ItemCatalog.from_titles(generate_store(num_users=1).titles).build_tokenizer(300)
     torch.manual_seed(0)
     config = LlamaConfig(
         vocab_size=300,
@@ -31,13 +29,11 @@ def test_the_example_runs(data_folder, tmp_path, capsys):  # noqa: F811
     )
     LlamaForCausalLM(config).save_pretrained(tmp_path / "model")
     tokenizer.save_pretrained(tmp_path / "model")
-    small = (
-        f'output_dir="{tmp_path}/out", num_train_epochs=1, use_cpu=True, bf16=False, activation_checkpointing=False,'
-    )
+    small = f'"{tmp_path}/out", num_train_epochs=1, use_cpu=True, bf16=False, activation_checkpointing=False'
     changes = {
         '"Qwen/Qwen3-0.6B"': f'"{tmp_path}/model"',
-        '"data"': f'"{data_folder}"',
-        'output_dir="recommender",': small,
+        "generate_store()": "generate_store(num_users=60, num_items=60)",
+        'ILRecConfig("recommender")': f"ILRecConfig({small})",
         'sasrec_training_arguments("sasrec"), "sasrec", folds=5': (
             f'sasrec_training_arguments("{tmp_path}/sasrec", num_train_epochs=1, dataloader_pin_memory=False), '
             f'"{tmp_path}/sasrec", folds=2'

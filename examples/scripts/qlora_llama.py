@@ -20,10 +20,10 @@ from ilrec_trl import (
     RecommendationEvaluator,
     item_token_settings,
     next_item_dataset,
+    sasrec_training_arguments,
     sequence_dataset,
     train_sasrec_group,
 )
-from ilrec_trl.rewards.sasrec_training import sasrec_training_arguments
 
 
 parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)

@@ -18,10 +18,10 @@ from ilrec_trl import (
     SASRecConfig,
     generate_store,
     next_item_dataset,
+    sasrec_training_arguments,
     sequence_dataset,
     train_sasrec_group,
 )
-from ilrec_trl.rewards.sasrec_training import sasrec_training_arguments
 
 
 parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)

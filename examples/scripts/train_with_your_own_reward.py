@@ -15,11 +15,12 @@ from ilrec_trl import (
     ItemCatalog,
     RecommendationEvaluator,
     ScoreMatrixReward,
+    check_reward_func,
     generate_store,
     next_item_dataset,
     sequence_dataset,
 )
-from ilrec_trl.rewards.rewards import check_reward_func, save_scores
+from ilrec_trl.rewards.rewards import save_scores
 
 
 parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)

@@ -19,7 +19,7 @@ METRIC_TITLES = {
     "mrr": "MRR",
 }
 # Below this share of the reference's NDCG@10 on validation a teacher is spoken of: at 0.98 of it and above ILRec
-# gained, at 0.83 it lost (docs/when_ilrec_helps.md).
+# gained, at 0.83 it lost (docs/does_it_help.md).
 CLEARLY_WORSE = 0.95
 
 
