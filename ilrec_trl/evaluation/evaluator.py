@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from .beam_search import Normalise
 
 
-# Ranks are saved after so many batches: the most that is lost when a process is killed
+# Batches whose ranks are saved together: the most that is lost when a process is killed
 BATCHES_A_FILE = 8
 
 
@@ -221,10 +221,7 @@ class RecommendationEvaluator:
     ) -> list[tuple[float, int]]:
         """First rank and number of ties of each row's target."""
         asked = self.questions.select(rows)
-        options: dict[str, Any] = {
-            "normalise": self.normalise,
-            "chat_template_kwargs": self.chat_template_kwargs,
-        }
+        options: dict[str, Any] = {"normalise": self.normalise, "chat_template_kwargs": self.chat_template_kwargs}
         if self.ranking == "exact":
             scores = rank_items(model, tokenizer, asked.prompts, self.item_trie, **options)
             return ranks_by_scores(scores, asked.items, self.item_trie, asked.histories, self.allow)

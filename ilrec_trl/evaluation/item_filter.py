@@ -98,9 +98,8 @@ def _parse(trie: ItemTrie, num_prompts: int, sets: ItemSets, name: str) -> _Keys
     if any(single):
         raise TypeError(f"Got {name} that mixes item ids and lists. Pass ids for all prompts, or a list for each.")
     if len(values) != num_prompts:
-        verb = "allow" if name == "allow" else "exclude"
         raise ValueError(
-            f"Got {len(values)} lists of items to {verb} for {num_prompts} prompts, expected one for each."
+            f"Got {len(values)} lists of items to {name} for {num_prompts} prompts, expected one for each."
         )
     lengths = torch.tensor([len(items) for items in values], dtype=torch.long, device=trie.device)
     users = torch.repeat_interleave(lengths)

@@ -2,9 +2,9 @@
 Hit@K, NDCG@K and MRR on expected ranks, their standard errors, and the paired test between two runs.
 
 Every metric is a pure function of two arrays over users: `starts`, the first rank the target can have (1 is best,
-`inf` when the target was not retrieved), and `ties`, how many items share its place. Items with one token sequence
-cannot be told apart by the language model, so the target sits at each of the ranks `start .. start + ties - 1` with
-equal chance and a metric is its expectation over them: sharing an ID is no free hit.
+`inf` when the target was not retrieved), and `ties`, the number of items that share its rank. The language model
+cannot distinguish items with one token sequence, so the target has each of the ranks `start .. start + ties - 1` with
+equal probability, and a metric is its expectation over them.
 """
 
 from __future__ import annotations
@@ -45,13 +45,13 @@ def _expectation(metric: str, starts: ArrayLike, ties: ArrayLike, k: float) -> F
 
 def hit_rate(starts: ArrayLike, ties: ArrayLike, k: int) -> Floats:
     """
-    Chance that the target is among the first `k`, one value a user.
+    Probability that the target is among the first `k`, one value for each user.
 
     Args:
         starts (`np.ndarray` of shape `(U,)`):
             First rank the target can have, from 1; `inf` where it was not retrieved.
         ties (`np.ndarray` of shape `(U,)`):
-            Number of items that share the target's place, the target included.
+            Number of items that share the target's rank, itself included.
         k (`int`):
             Cut-off.
 
@@ -59,7 +59,7 @@ def hit_rate(starts: ArrayLike, ties: ArrayLike, k: int) -> Floats:
         `np.ndarray` of shape `(U,)`, between 0 and 1.
 
     Raises:
-        `ValueError`: for a rank below 1, an empty place, arrays of different shape, or `k` below 1.
+        `ValueError`: for a rank or number of ties below 1, arrays of different shape, or `k` below 1.
 
     Example:
 
@@ -88,7 +88,7 @@ def ndcg(starts: ArrayLike, ties: ArrayLike, k: int) -> Floats:
 def reciprocal_rank(starts: ArrayLike, ties: ArrayLike) -> Floats:
     """
     Expected `1 / rank`; 0 where the target was not retrieved. Arguments as in [`hit_rate`]. With beam search the list
-    ends after the beams, so the mean (MRR) is a lower bound of the one over the whole catalogue.
+    ends after the beams, so the mean (MRR) is a lower bound of that over the whole catalogue.
 
     ```python
     >>> reciprocal_rank(starts=[1, 2, float("inf")], ties=[1, 1, 1]).tolist()
@@ -101,9 +101,8 @@ def reciprocal_rank(starts: ArrayLike, ties: ArrayLike) -> Floats:
 
 def metric_values(starts: ArrayLike, ties: ArrayLike, k: Sequence[int] = (1, 5, 10)) -> dict[str, Floats]:
     """
-    Every metric by its name (`hit@k` for each k, `ndcg@k` for each k above 1, `mrr`), one value a user.
-
-    NDCG@1 is Hit@1 and is left out.
+    Every metric by its name (`hit@k` for each k, `ndcg@k` for each k above 1, `mrr`), one value for each user. NDCG@1
+    is Hit@1.
     """
     values = {f"hit@{cut}": hit_rate(starts, ties, cut) for cut in k}
     values |= {f"ndcg@{cut}": ndcg(starts, ties, cut) for cut in k if cut > 1}
@@ -116,9 +115,8 @@ def standard_error(values: ArrayLike, users: Sequence[Any] | None = None) -> flo
 
     Args:
         values (`np.ndarray` of shape `(Q,)`): A metric, question by question.
-        users (`list`, *optional*): The user of each question, where some are asked several. Users are then what was
-            drawn by chance, each with all of their questions (the cluster-robust error). Without it each question is
-            a user's only one.
+        users (`list`, *optional*): The user of each question. With several questions of a user the error is
+            cluster-robust: users are drawn, each with all questions. By default each question is of another user.
     """
     array = np.asarray(values, dtype=np.float64)
     sums = _sums_of_users(array - array.mean(), users) if array.size else array  # (U,)
@@ -187,7 +185,7 @@ def paired_test(a: ArrayLike, b: ArrayLike, users: Sequence[Any] | None = None) 
 
 
 def _student_p_value(statistic: float, freedom: int) -> float:
-    """Two-sided tail of Student's t: with `t = sqrt(f) tan(x)` its density is proportional to `cos(x) ** (f - 1)`."""
+    """Two-sided tail of Student's t; with `t = sqrt(f) tan(x)` its density is proportional to `cos(x) ** (f - 1)`."""
     start = math.atan(abs(statistic) / math.sqrt(freedom))
     # Beyond 40 widths of the density nothing is left in float64.
     angles = np.linspace(start, min(math.pi / 2, start + 40 / math.sqrt(freedom)), 20_001)
@@ -205,11 +203,11 @@ def expected_ranks(
 
     Args:
         predictions (`list[list]`):
-            One ranked list of distinct items a user, best first.
+            One ranked list of distinct items for each user, best first.
         references (`list`):
             The target of each user.
         scores (`list[list[float]]`, *optional*):
-            Scores of `predictions`; neighbours with equal scores share a place. Without them no two items do.
+            Scores of `predictions`; items with equal scores share a rank. By default no two items do.
 
     Returns:
         `tuple` of `starts` and `ties`, both of shape `(U,)`, as [`hit_rate`] takes them.
@@ -236,10 +234,10 @@ def expected_ranks(
 
 _ARGUMENTS = """
 Args:
-    predictions (`list[list[str]]`): One ranked list of distinct item ids a user, best first.
+    predictions (`list[list[str]]`): One ranked list of distinct item ids for each user, best first.
     references (`list[str]`): The target item of each user.
-    scores (`list[list[float]]`, *optional*): Scores of the predictions; items with equal scores share a place, and
-        the metric is its expectation over their order.
+    scores (`list[list[float]]`, *optional*): Scores of the predictions; items with equal scores share a rank, and the
+        metric is its expectation over their order.
 """
 
 

@@ -29,7 +29,7 @@ class HeadRows:
         return nn.functional.linear(hidden_states, self.weight, self.bias)
 
     def split(self, sizes: list[int]) -> list[HeadRows]:
-        """One head for each of `sizes`, of so many rows."""
+        """One head of each of `sizes` rows."""
         biases = [None] * len(sizes) if self.bias is None else self.bias.split(sizes)
         return [HeadRows(*parts) for parts in zip(self.weight.split(sizes), biases, strict=True)]
 

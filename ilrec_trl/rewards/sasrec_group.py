@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from ..items.item_trie import ItemTrie
 
 GROUP_FILE, FINISHED_FILE = "group.json", "finished.json"
-#: Calibration compares the probability of so many likeliest items with the share of targets among them.
+#: Calibration compares the probability of the likeliest items, this many, with the share of targets among them.
 CALIBRATION_RANKS = 10
 _MIN_QUESTIONS, _MAX_QUESTIONS = 200, 4_000
 # Histories in one forward pass of calibration, and the most logits of theirs

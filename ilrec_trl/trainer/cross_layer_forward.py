@@ -182,16 +182,9 @@ def project_groups(
     model, parts, groups, hidden_states, labels, layers, position_loss, max_logits_mib
 ) -> tuple[dict[str, Tensor], Tensor, dict[str, Tensor]]:
     """
-    Logits and losses of all positions, one block of positions at a time if all do not fit the budget.
-
-    Args:
-        hidden_states (`torch.Tensor` of shape `(M, H)`), labels (`torch.Tensor` of shape `(M,)`):
-            Normed output of the last layer and next tokens, in the order of the groups.
-        layers (`torch.Tensor` of shape `(K, N, H)`):
-            Raw outputs of the intermediate layers at the targets.
-
-    Returns:
-        `tuple`: fields of [`CrossLayerOutput`], `(M,)` each, its terms, and its values to log.
+    Fields `(M,)` of [`CrossLayerOutput`], its terms, and its values to log; one block of positions at a time if all do
+    not fit the budget. Normed `hidden_states` `(M, H)` of the last layer and `labels` `(M,)` are in the order of the
+    groups; `layers` `(K, N, H)` are raw outputs of the intermediate layers at the targets.
     """
     bounds = [0, *accumulate(len(group.rows) for group in groups)]
     heads, no_targets = _layer_heads(parts.head, groups), layers.size(1) == 0

@@ -6,6 +6,7 @@ import copy
 import dataclasses
 import functools
 import json
+import re
 from collections import defaultdict
 from collections.abc import Callable
 from pathlib import Path
@@ -180,7 +181,7 @@ class ILRecTrainer(HookedSFTTrainer):
             self.item_trie,
             dataset_name,
             templated,
-            # Packing that cuts rows anywhere cuts items too, as its user asked for
+            # Packing that cuts rows anywhere may cut items, as its user chose
             max_length=None if packing and args.packing_strategy != "bfd" else args.max_length,
             truncation_mode="keep_start" if packing else args.truncation_mode,
             needs_history=self.crr_weight > 0,
@@ -342,7 +343,7 @@ def find_last_whole_checkpoint(output_dir: str | Path) -> str:
     found = f"only {', '.join(sorted(folder.name for folder in folders))}, cut off while saving" if folders else "none"
     raise ValueError(
         f"`resume_from_checkpoint=True`, but there is no whole checkpoint in `{output_dir}` (found: {found}). Start "
-        "anew with `resume_from_checkpoint=None`, or give the path of a checkpoint."
+        "again with `resume_from_checkpoint=None`, or give the path of a checkpoint."
     )
 
 
@@ -351,18 +352,13 @@ def add_ilrec_section(card: Path, settings: dict[str, Any], log_history: list[di
     last: dict[str, float] = {}
     for log in log_history:
         last.update(log)
-    shown = {name: last[name] for name in sorted(last) if _is_shown(name)}
+    chosen = re.compile(r"(eval_)?loss$|.*ilrec/|eval_(hit@|ndcg@|mrr)")
+    shown = {name: last[name] for name in sorted(last) if chosen.match(name)}
     lines = ["### ILRec settings", "", *_table("Setting", settings), ""]
     if shown:
         lines += ["### Last metrics", "", *_table("Metric", {name: f"{x:.4g}" for name, x in shown.items()}), ""]
     before, heading, after = card.read_text(encoding="utf-8").partition("### Framework versions")
     card.write_text("".join([before, "\n".join(lines), "\n", heading, after]), encoding="utf-8")
-
-
-def _is_shown(name: str) -> bool:
-    return (
-        name in ("loss", "eval_loss") or "ilrec/" in name or name.startswith(("eval_hit@", "eval_ndcg@", "eval_mrr"))
-    )
 
 
 def _table(name: str, values: dict[str, Any]) -> list[str]:

@@ -149,7 +149,7 @@ def cross_layer_preference_loss(
     elif penalty != "additive":
         raise ValueError(f"`penalty` must be 'additive' or 'multiplicative', got {penalty!r}.")
     cross_entropy = log_normaliser - logits.gather(1, target_ids[:, None]).squeeze(1)
-    # The normaliser grows by the factor 1 + sum of p (e^raised - 1), here divided by e^shift lest it overflow
+    # The normaliser grows by the factor 1 + sum of p (e^raised - 1), here divided by e^shift, which cannot overflow
     penalised = logits - log_normaliser[:, None] + raised  # (N, V)
     shift = penalised.detach().amax(-1, keepdim=True).clamp(min=0)  # (N, 1)
     growth = ((penalised - shift).exp() * -torch.expm1(-raised)).sum(-1)  # (N,)
@@ -215,7 +215,7 @@ def collaborative_reward_loss(
     if temperature == 1:
         masses = torch.where(rewarded, token_rewards, 0.0).to(logits.dtype)
         rewards = masses / masses.sum(-1, keepdim=True).clamp(min=torch.finfo(logits.dtype).tiny)  # (N, V)
-    else:  # by logarithms, as powers of small rewards would be 0
+    else:  # with logarithms, since powers of small rewards would be 0
         scores = torch.where(rewarded, token_rewards, 1.0).to(logits.dtype).log() / temperature
         rewards = _masked_softmax(scores, rewarded)
     counts = members.sum(-1) > 1

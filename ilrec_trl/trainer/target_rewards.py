@@ -37,8 +37,8 @@ def share_rewards(
     Targets are scored some at a time, which bounds the memory for their scores of all items.
 
     Args:
-        reward_func, columns:
-            As in [`score_targets`].
+        reward_func ([`RewardFunc`]), columns (`dict[str, list]`):
+            The function, and the reward columns of [`DataCollatorForItemCompletion`], one entry for each target item.
         targets ([`TargetPositions`]):
             The positions, with their nodes.
         item_trie ([`ItemTrie`]):
@@ -91,20 +91,8 @@ def score_targets(
     reward_func: RewardFunc | Callable[..., Tensor], columns: dict[str, list], num_items: int, device: torch.device
 ) -> Tensor:
     """
-    Scores of every item for some target items.
-
-    Args:
-        reward_func ([`RewardFunc`]):
-            Called once with the targets that have a history; not called if none has.
-        columns (`dict[str, list]`):
-            `history` and the other columns of [`DataCollatorForItemCompletion`], one entry a target item.
-        num_items (`int`):
-            Size of the catalogue.
-        device (`torch.device`):
-            Of the result.
-
-    Returns:
-        `torch.Tensor` of shape `(T, I)`: rows of 0, without any reward, for targets whose history is `None`.
+    Scores `(T, I)` of every item for each target item, on `device`. `reward_func` is called once with the targets that
+    have a history; the others, whose history is `None`, get rows of 0, which reward nothing.
     """
     histories, others = _split_history(columns)
     known = [target for target, history in enumerate(histories) if history is not None]

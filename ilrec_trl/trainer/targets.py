@@ -393,18 +393,8 @@ def token_offsets(target_items: Tensor) -> Tensor:
 
 def target_prefixes(input_ids: Tensor, offsets: Tensor, places: Tensor, depth: int) -> Tensor:
     """
-    The tokens of its own item before each of some tokens.
-
-    Args:
-        input_ids, offsets (`torch.Tensor` of shape `(B, S)`):
-            Tokens, and their [`token_offsets`].
-        places (`torch.Tensor` of shape `(N,)`):
-            Which tokens, as indices into the flattened batch.
-        depth (`int`):
-            Length of the longest item, in tokens.
-
-    Returns:
-        `torch.Tensor` of shape `(N, depth)`: padded with -1 at the end.
+    The tokens of its own item before each of the tokens at `places` `(N,)` of the flattened `input_ids` `(B, S)`,
+    whose [`token_offsets`] are `offsets`: `(N, depth)`, padded with -1 at the end. No item is longer than `depth`.
     """
     offsets = offsets.flatten()[places][:, None]  # (N, 1)
     steps = torch.arange(depth, device=places.device)  # (depth,)
