@@ -90,7 +90,7 @@ class BadRows:
         if bad_rows not in ("raise", "drop"):
             raise ValueError(f'Got bad_rows={bad_rows!r}; expected "raise" or "drop".')
         if len(self) and bad_rows == "raise":
-            raise ValueError(f'{self}. Mend or remove them, or pass bad_rows="drop" to go on without them.')
+            raise ValueError(f'{self}. Correct or remove them, or pass bad_rows="drop" to go on without them.')
         if len(self):
             logger.warning("Left out %s.", self)
 
