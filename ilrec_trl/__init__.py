@@ -23,14 +23,14 @@ if TYPE_CHECKING:
     from .evaluation.logits_processor import ItemTrieLogitsProcessor
     from .evaluation.recommend import recommend
     from .evaluation.recommendation_callback import RecommendationCallback
-    from .evaluation.recommender import Recommender
+    from .evaluation.recommender import Recommendation, Recommender
     from .items.item_catalog import ItemCatalog
     from .items.item_trie import ItemTrie
     from .items.title_files import ItemTitles, read_titles
     from .model.merge_adapter import merge_adapter
     from .model.new_tokens import check_item_tokens_train, item_token_settings
     from .rewards.combined_rewards import CrossFittedReward, EnsembleReward
-    from .rewards.rewards import RewardFunc, SASRecReward, ScoreMatrixReward, check_reward_func
+    from .rewards.rewards import RewardFunc, SASRecReward, ScoreMatrixReward, check_reward_func, save_scores
     from .rewards.sasrec import SASRecConfig, SASRecModel
     from .rewards.sasrec_group import SASRecGroup, train_sasrec_group
     from .rewards.sasrec_training import evaluate_sasrec, sasrec_training_arguments, train_sasrec
@@ -54,6 +54,7 @@ __all__ = [
     "ItemTrie",
     "ItemTrieLogitsProcessor",
     "PromptRenderer",
+    "Recommendation",
     "RecommendationCallback",
     "RecommendationEvaluator",
     "Recommender",
@@ -78,53 +79,43 @@ __all__ = [
     "read_titles",
     "recommend",
     "sasrec_training_arguments",
+    "save_scores",
     "sequence_dataset",
     "task_dataset",
     "train_sasrec",
     "train_sasrec_group",
 ]
 
-_MODULES = {
-    "CrossFittedReward": ".rewards.combined_rewards",
-    "DataCollatorForItemCompletion": ".trainer.data_collator",
-    "EnsembleReward": ".rewards.combined_rewards",
-    "ILRecConfig": ".trainer.ilrec_config",
-    "ILRecTrainer": ".trainer.ilrec_trainer",
-    "Interactions": ".data.interactions",
-    "ItemCatalog": ".items.item_catalog",
-    "ItemEncoder": ".semantic_ids.item_encoder",
-    "ItemTitles": ".items.title_files",
-    "ItemTrie": ".items.item_trie",
-    "ItemTrieLogitsProcessor": ".evaluation.logits_processor",
-    "PromptRenderer": ".data.prompt_renderer",
-    "RecommendationCallback": ".evaluation.recommendation_callback",
-    "RecommendationEvaluator": ".evaluation.evaluator",
-    "Recommender": ".evaluation.recommender",
-    "RewardFunc": ".rewards.rewards",
-    "SASRecConfig": ".rewards.sasrec",
-    "SASRecGroup": ".rewards.sasrec_group",
-    "SASRecModel": ".rewards.sasrec",
-    "SASRecReward": ".rewards.rewards",
-    "ScoreMatrixReward": ".rewards.rewards",
-    "SemanticIds": ".semantic_ids.semantic_ids",
-    "TransitionReward": ".rewards.transitions",
-    "build_semantic_ids": ".semantic_ids.semantic_ids",
-    "check_item_tokens_train": ".model.new_tokens",
-    "check_reward_func": ".rewards.rewards",
-    "evaluate_sasrec": ".rewards.sasrec_training",
-    "generate_store": ".data.synthetic",
-    "item_token_settings": ".model.new_tokens",
-    "merge_adapter": ".model.merge_adapter",
-    "next_item_dataset": ".data.prompts",
-    "rank_items": ".evaluation.exact_ranking",
-    "read_titles": ".items.title_files",
-    "recommend": ".evaluation.recommend",
-    "sasrec_training_arguments": ".rewards.sasrec_training",
-    "sequence_dataset": ".data.prompts",
-    "task_dataset": ".data.tasks",
-    "train_sasrec": ".rewards.sasrec_training",
-    "train_sasrec_group": ".rewards.sasrec_group",
+_NAMES = {
+    ".data.interactions": ["Interactions"],
+    ".data.prompt_renderer": ["PromptRenderer"],
+    ".data.prompts": ["next_item_dataset", "sequence_dataset"],
+    ".data.synthetic": ["generate_store"],
+    ".data.tasks": ["task_dataset"],
+    ".evaluation.evaluator": ["RecommendationEvaluator"],
+    ".evaluation.exact_ranking": ["rank_items"],
+    ".evaluation.logits_processor": ["ItemTrieLogitsProcessor"],
+    ".evaluation.recommend": ["recommend"],
+    ".evaluation.recommendation_callback": ["RecommendationCallback"],
+    ".evaluation.recommender": ["Recommendation", "Recommender"],
+    ".items.item_catalog": ["ItemCatalog"],
+    ".items.item_trie": ["ItemTrie"],
+    ".items.title_files": ["ItemTitles", "read_titles"],
+    ".model.merge_adapter": ["merge_adapter"],
+    ".model.new_tokens": ["check_item_tokens_train", "item_token_settings"],
+    ".rewards.combined_rewards": ["CrossFittedReward", "EnsembleReward"],
+    ".rewards.rewards": ["RewardFunc", "SASRecReward", "ScoreMatrixReward", "check_reward_func", "save_scores"],
+    ".rewards.sasrec": ["SASRecConfig", "SASRecModel"],
+    ".rewards.sasrec_group": ["SASRecGroup", "train_sasrec_group"],
+    ".rewards.sasrec_training": ["evaluate_sasrec", "sasrec_training_arguments", "train_sasrec"],
+    ".rewards.transitions": ["TransitionReward"],
+    ".semantic_ids.item_encoder": ["ItemEncoder"],
+    ".semantic_ids.semantic_ids": ["SemanticIds", "build_semantic_ids"],
+    ".trainer.data_collator": ["DataCollatorForItemCompletion"],
+    ".trainer.ilrec_config": ["ILRecConfig"],
+    ".trainer.ilrec_trainer": ["ILRecTrainer"],
 }
+_MODULES = {name: module for module, names in _NAMES.items() for name in names}
 
 
 def __getattr__(name: str) -> Any:

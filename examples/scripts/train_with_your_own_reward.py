@@ -18,9 +18,9 @@ from ilrec_trl import (
     check_reward_func,
     generate_store,
     next_item_dataset,
+    save_scores,
     sequence_dataset,
 )
-from ilrec_trl.rewards.rewards import save_scores
 
 
 parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)

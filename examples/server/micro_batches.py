@@ -6,8 +6,7 @@ import asyncio
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
-from ilrec_trl import Recommender
-from ilrec_trl.evaluation.recommender import Recommendation
+from ilrec_trl import Recommendation, Recommender
 
 
 class Overloaded(Exception):

@@ -1,5 +1,5 @@
 """
-Hit@K, NDCG@K and MRR on expected ranks, their standard errors, and the paired test between two runs.
+Hit@K, NDCG@K and MRR on expected ranks, and their standard errors.
 
 Every metric is a pure function of two arrays over users: `starts`, the first rank the target can have (1 is best,
 `inf` when the target was not retrieved), and `ties`, the number of items that share its rank. The language model
@@ -10,8 +10,7 @@ equal probability, and a metric is its expectation over them.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import datasets
@@ -133,68 +132,6 @@ def _sums_of_users(values: Floats, users: Sequence[Any] | None) -> Floats:
     return np.bincount([numbers[user] for user in users], values).astype(np.float64)
 
 
-@dataclass(frozen=True)
-class PairedTest:
-    """
-    Outcome of [`paired_test`].
-
-    Attributes:
-        difference (`float`): Mean of `a - b` over questions.
-        standard_error (`float`): Standard error of that mean.
-        p_value (`float`): Two-sided p-value of "the mean difference is 0" by Student's t.
-        users (`int`): Number of users.
-    """
-
-    difference: float
-    standard_error: float
-    p_value: float
-    users: int
-
-
-def paired_test(a: ArrayLike, b: ArrayLike, users: Sequence[Any] | None = None) -> PairedTest:
-    """
-    Paired t-test between two runs that were measured on the same users.
-
-    Args:
-        a, b (`np.ndarray` of shape `(Q,)`):
-            Values of one metric, question by question, in the same order.
-        users (`list`, *optional*):
-            The user of each question, where some are asked several, see [`standard_error`].
-
-    Returns:
-        [`PairedTest`]
-
-    Raises:
-        `ValueError`: when the arrays differ in shape or hold fewer than two questions. Of one user's questions alone
-            the standard error and the p-value are `nan`.
-    """
-    first, second = np.asarray(a, dtype=np.float64), np.asarray(b, dtype=np.float64)
-    if first.shape != second.shape or first.ndim != 1 or first.size < 2:
-        raise ValueError(
-            f"got values of shape {first.shape} and {second.shape}; a paired test needs the same two or more users, "
-            "in one order, on both sides"
-        )
-    difference = first - second
-    size = first.size if users is None else len(set(users))
-    mean, error = float(difference.mean()), standard_error(difference, users)
-    if size < 2:
-        return PairedTest(mean, math.nan, math.nan, size)
-    if error == 0.0:
-        return PairedTest(mean, 0.0, 1.0 if mean == 0.0 else 0.0, size)
-    return PairedTest(mean, error, _student_p_value(mean / error, size - 1), size)
-
-
-def _student_p_value(statistic: float, freedom: int) -> float:
-    """Two-sided tail of Student's t; with `t = sqrt(f) tan(x)` its density is proportional to `cos(x) ** (f - 1)`."""
-    start = math.atan(abs(statistic) / math.sqrt(freedom))
-    # Beyond 40 widths of the density nothing is left in float64.
-    angles = np.linspace(start, min(math.pi / 2, start + 40 / math.sqrt(freedom)), 20_001)
-    with np.errstate(divide="ignore"):
-        log_density = (freedom - 1) * np.log(np.cos(angles).clip(min=0.0)) if freedom > 1 else np.zeros_like(angles)
-    log_scale = math.lgamma((freedom + 1) / 2) - math.lgamma(freedom / 2) - math.log(math.pi) / 2
-    return min(1.0, 2 * float(np.trapezoid(np.exp(log_density + log_scale), angles)))
-
-
 def expected_ranks(
     predictions: Sequence[Sequence[Any]], references: Sequence[Any], scores: Sequence[Sequence[float]] | None = None
 ) -> tuple[Floats, NDArray[np.int64]]:
@@ -242,6 +179,8 @@ Args:
 
 
 class _RankingMetric(evaluate.Metric):  # type: ignore[misc]
+    name_and_values: tuple[str, Callable[[ArrayLike, ArrayLike, int], Floats]]
+
     def _info(self) -> evaluate.MetricInfo:
         return evaluate.MetricInfo(
             description=(self.__doc__ or "").strip(),
@@ -252,10 +191,6 @@ class _RankingMetric(evaluate.Metric):  # type: ignore[misc]
             ),
         )
 
-
-class HitRate(_RankingMetric):
-    """Hit@k: the share of users whose target is among the first `k` items. Works offline."""
-
     def _compute(
         self,
         predictions: Sequence[Sequence[str]],
@@ -263,26 +198,26 @@ class HitRate(_RankingMetric):
         k: int = 10,
         scores: Sequence[Sequence[float]] | None = None,
     ) -> dict[str, float]:
-        return {f"hit@{k}": float(hit_rate(*expected_ranks(predictions, references, scores), k).mean())}
+        name, values = self.name_and_values
+        return {f"{name}@{k}": float(values(*expected_ranks(predictions, references, scores), k).mean())}
+
+
+class HitRate(_RankingMetric):
+    """Hit@k: the share of users whose target is among the first `k` items. Works offline."""
+
+    name_and_values = "hit", hit_rate
 
 
 class NDCG(_RankingMetric):
     """NDCG@k with one relevant item a user: `1 / log2(rank + 1)` within the first `k`. Works offline."""
 
-    def _compute(
-        self,
-        predictions: Sequence[Sequence[str]],
-        references: Sequence[str],
-        k: int = 10,
-        scores: Sequence[Sequence[float]] | None = None,
-    ) -> dict[str, float]:
-        return {f"ndcg@{k}": float(ndcg(*expected_ranks(predictions, references, scores), k).mean())}
+    name_and_values = "ndcg", ndcg
 
 
 class MRR(_RankingMetric):
     """Mean reciprocal rank over the given lists; a target that is in no list counts 0. Works offline."""
 
-    def _compute(
+    def _compute(  # type: ignore[override]
         self,
         predictions: Sequence[Sequence[str]],
         references: Sequence[str],

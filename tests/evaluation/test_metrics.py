@@ -9,12 +9,10 @@ from ilrec_trl.evaluation.metrics import (
     MRR,
     NDCG,
     HitRate,
-    _student_p_value,
     expected_ranks,
     hit_rate,
     metric_values,
     ndcg,
-    paired_test,
     reciprocal_rank,
     standard_error,
 )
@@ -106,50 +104,9 @@ def test_questions_of_one_user_are_one_draw():
     # Each question asked ten times over tells no more than once, though 90 values look like more
     users = [*"abcdefghi"] * 10
     assert standard_error(np.tile(values, 10), users) == pytest.approx(standard_error(values), abs=1e-12)
-    a, b = values, values[::-1]
-    once, repeated = paired_test(a, b), paired_test(np.tile(a, 10), np.tile(b, 10), users)
-    assert repeated.users == 9
-    assert repeated.p_value == pytest.approx(once.p_value)
-    assert paired_test(np.tile(a, 10), np.tile(b, 10)).users == 90
     assert standard_error([0, 1, 1, 0], [("a", 1), ("a", 1), ("a", 1), None]) == pytest.approx(1 / 4)
-    alone = paired_test([0, 1], [1, 1], ["a", "a"])
-    assert (alone.difference, alone.users) == (-0.5, 1)
-    assert math.isnan(alone.p_value)
     with pytest.raises(ValueError, match="got 2 values and 3 users"):
         standard_error([0, 1], ["a", "a", "b"])
-
-
-def test_paired_test_by_hand():
-    # Differences 1, 0, 1, 0: mean 1/2, standard error sqrt(1/12), t = sqrt(3) at 3 degrees of freedom.
-    outcome = paired_test([1, 1, 1, 0], [0, 1, 0, 0])
-    t = math.sqrt(3)
-    # P(|T| > t) at 3 degrees of freedom, in closed form.
-    p_value = 1 - 2 / math.pi * (math.atan(t / math.sqrt(3)) + t * math.sqrt(3) / (t**2 + 3))
-    assert outcome.difference == 0.5
-    assert outcome.standard_error == pytest.approx(math.sqrt(1 / 12))
-    assert outcome.p_value == pytest.approx(p_value, rel=1e-6)
-    assert outcome.users == 4
-
-
-@pytest.mark.parametrize("statistic", [0.0, 0.3, 1.0, 2.5, 8.0])
-def test_student_tail_in_closed_form(statistic):
-    assert _student_p_value(statistic, 1) == pytest.approx(1 - 2 / math.pi * math.atan(statistic), rel=1e-6)
-    assert _student_p_value(statistic, 2) == pytest.approx(1 - statistic / math.sqrt(2 + statistic**2), rel=1e-5)
-    # Many users: the normal distribution, up to a term of order 1 / freedom.
-    assert _student_p_value(statistic, 10**6) == pytest.approx(math.erfc(statistic / math.sqrt(2)), rel=1e-2)
-
-
-def test_paired_test_is_antisymmetric_and_sees_no_difference_in_equal_runs():
-    generator = np.random.default_rng(1)
-    a, b = generator.random(50), generator.random(50)
-    assert paired_test(a, b).difference == -paired_test(b, a).difference
-    assert paired_test(a, b).p_value == paired_test(b, a).p_value
-    assert paired_test(a, a).p_value == 1.0
-
-
-def test_paired_test_refuses_different_users():
-    with pytest.raises(ValueError, match=r"\(3,\) and \(2,\)"):
-        paired_test([1, 2, 3], [1, 2])
 
 
 def test_expected_ranks_of_lists():
