@@ -125,7 +125,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--data", help="folder in LC-Rec's format; without it a generated store")
     parser.add_argument("--epochs", type=float, default=1.0)
     parser.add_argument("--users", type=int, default=3000, help="validation users for Hit@10 and NDCG@10")
-    parser.add_argument("--exact_users", type=int, default=50, help="of whom so many get the exact ranking")
+    parser.add_argument("--exact_users", type=int, default=50, help="number of them that get the exact ranking")
     parser.add_argument("--quick", action="store_true", help="few users and steps, to try the script; writes nothing")
     options = parser.parse_args(arguments)
     if options.quick:

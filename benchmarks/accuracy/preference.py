@@ -32,36 +32,36 @@ class PreferenceOptions:
 
     preference_start: float = field(
         default=3.0,
-        metadata={
-            "help": "For dpo, softmax_dpo and grpo: epochs of SFT before. What they leave of the budget follows."
-        },
+        metadata={"help": "For dpo, softmax_dpo and grpo: epochs of SFT before; the rest of the budget follows."},
     )
     preference_steps: int | None = field(
         default=None,
         metadata={
-            "help": "Updates after those epochs. None: as many as SFT would make in the rest of --num_train_epochs."
+            "help": "Most updates after those epochs. By default those of SFT in the rest of --num_train_epochs."
         },
     )
     preference_learning_rate: float | None = field(
-        default=None, metadata={"help": "Peak learning rate of these updates. None: a tenth of --learning_rate."}
+        default=None, metadata={"help": "Peak learning rate of these updates. By default a tenth of --learning_rate."}
     )
     preference_beta: float = field(
         default=1.0, metadata={"help": "For dpo and softmax_dpo: weight of the log-ratio to the model after SFT."}
     )
-    num_negatives: int = field(default=3, metadata={"help": "For softmax_dpo: sampled negatives a target; dpo has 1."})
+    num_negatives: int = field(
+        default=3, metadata={"help": "For softmax_dpo: sampled negatives per target; dpo has 1."}
+    )
     negative_sampling: str = field(
         default="uniform",
         metadata={
-            "help": "Negatives are drawn from the catalogue without the user's items: 'uniform', or by 'popularity'.",
+            "help": "Negatives are drawn from the catalogue without the user's items: uniformly, or by popularity.",
             "choices": ["uniform", "popularity"],
         },
     )
-    grpo_rollouts: int = field(default=8, metadata={"help": "For grpo: items sampled a prompt."})
+    grpo_rollouts: int = field(default=8, metadata={"help": "For grpo: items sampled per prompt."})
     grpo_prefix_weight: float = field(
         default=0.0,
         metadata={
-            "help": "For grpo: reward of the share of the target's tokens that a sampled item begins with, beside 1 "
-            "for the target."
+            "help": "For grpo: reward for the share of the target's tokens that a sampled item begins with, added to "
+            "1 for the target."
         },
     )
 
@@ -90,7 +90,7 @@ _OF_SFT = ("train_sampling_strategy", "max_length")
 
 
 def updates_of(args: SFTConfig, rows: int) -> int:
-    """Updates that SFT makes in an epoch of so many rows."""
+    """Number of updates that SFT makes in an epoch of `rows` rows."""
     batches = math.ceil(rows / (args.per_device_train_batch_size * args.world_size))
     return math.ceil(batches / args.gradient_accumulation_steps)
 
@@ -240,7 +240,7 @@ class EvaluateAtTheEnd(TrainerCallback):
 
 
 def _passes(examples: Sequence[NextItemExample], number: int, seed: int) -> Iterator[NextItemExample]:
-    """So many examples: every one once, in random order, then every one again, and so on."""
+    """`number` examples: every one once, in random order, then every one again, and so on."""
     generator = np.random.default_rng(seed)
     while number > 0:
         order = generator.permutation(len(examples))[:number]

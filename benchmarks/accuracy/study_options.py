@@ -26,52 +26,50 @@ class StudyOptions:
     """A declared grid of methods x data sets x seeds."""
 
     output_dir: str = field(default="runs/study", metadata={"help": "Folder that receives runs and report."})
-    seeds: list[int] = field(default_factory=lambda: [0, 1, 2], metadata={"help": "One run of a method a seed."})
+    seeds: list[int] = field(
+        default_factory=lambda: [0, 1, 2], metadata={"help": "Seeds; each is one run of every method."}
+    )
     data: str | None = field(
         default=None,
-        metadata={
-            "help": "Data sets: names, and options of each over the defaults (a mapping in the YAML file, or JSON)."
-        },
+        metadata={"help": "Data sets: a mapping from names to options that override the defaults (YAML, or JSON)."},
     )
     methods: str | None = field(
         default=None,
         metadata={
-            "help": "Methods: names, and options of each over those of the data set. 'method' is that of `ilrec "
-            "train`; 'tune' maps options to lists of values, of which validation chooses."
+            "help": "Methods: a mapping from names to options that override those of the data set. 'method' is sft, "
+            "ilrec, dpo, softmax_dpo or grpo; 'tune' maps options to lists of values; validation chooses."
         },
     )
     defaults: str | None = field(
         default=None,
         metadata={
             "help": "Options of all runs: those of `ilrec run`, fields of ILRecConfig, 'refit' (train the final runs "
-            "on the validation items too, for the chosen epochs) and 'teacher_per_seed' (a teacher for each seed)."
+            "on the validation items too, for the chosen epochs) and 'teacher_per_seed' (one teacher per seed)."
         },
     )
     baselines: str | None = field(
         default=None,
         metadata={
-            "help": "A list of popularity, transitions, SASRec, SASRec ensemble, and mappings of a name to a "
-            "ranks.parquet, or to one a data set."
+            "help": "A list of popularity, transitions, SASRec, SASRec ensemble, and mappings from a name to a "
+            "ranks.parquet, or to one per data set."
         },
     )
     fusion: list[str] | None = field(
         default=None,
-        metadata={"help": "Methods to fuse with SASRec's scores too, as a ceiling: each becomes 'NAME + SASRec'."},
+        metadata={"help": "Methods that are also fused with SASRec's scores, as a ceiling; called 'NAME + SASRec'."},
     )
     reference: str | None = field(
-        default=None, metadata={"help": "Method that gains are given over. None: the first one."}
+        default=None, metadata={"help": "Method that gains are relative to. By default the first one."}
     )
     compare: str | None = field(
         default=None,
-        metadata={"help": "A list of pairs of names to test, such as [[ILRec, SFT]]. None: each with the reference."},
+        metadata={"help": "Pairs of names to test, such as [[ILRec, SFT]]. By default each with the reference."},
     )
-    jobs: int = field(default=1, metadata={"help": "Runs side by side, which share the cores."})
+    jobs: int = field(default=1, metadata={"help": "Runs side by side; they share the cores."})
     only: list[str] | None = field(
-        default=None, metadata={"help": "Names of data sets and methods; the others are not run now."}
+        default=None, metadata={"help": "Names of data sets and methods to run; by default all."}
     )
-    keep_models: bool = field(
-        default=False, metadata={"help": "Keep the models of the final runs; else they are removed after the test."}
-    )
+    keep_models: bool = field(default=False, metadata={"help": "Keep the models of the final runs after the test."})
     dry_run: bool = field(default=False, metadata={"help": "Show the plan with estimated times, and run nothing."})
     report: bool = field(default=False, metadata={"help": "Write the report from the runs that are there, and stop."})
 

@@ -100,7 +100,7 @@ async def load(address: str, clients: int, requests: int, num_items: int) -> dic
 def measure(
     addresses: dict[str, str], clients: int, requests: int, rounds: int, num_items: int
 ) -> list[dict[str, Any]]:
-    """CSV rows of all servers under so many clients."""
+    """CSV rows of all servers under a number of clients."""
     seen: dict[str, list[dict[str, float]]] = {name: [] for name in addresses}
 
     def ask(name: str) -> float:

@@ -44,7 +44,7 @@ class Job:
     Args:
         kind (`"semantic_ids"` or `"titles"`): What names an item.
         vocab_size (`int`): Rows of the model's embedding; the tokenizer may know fewer.
-        length (`int`): About so many tokens a row.
+        length (`int`): Approximate number of tokens per row.
         batch_size (`int`): Rows a step.
         num_items (`int`): Size of the catalogue.
         targets (`int`): Items of a row that are targets: 1 for a prompt and its completion.

@@ -97,7 +97,7 @@ def test_weight_zero_is_the_evaluator_and_scale_does_not_matter(store):
     assert ranks[0][0].starts.tolist() == evaluator.last_ranks.starts.tolist()
     assert ranks[0][0].ties.tolist() == evaluator.last_ranks.ties.tolist()
     assert ranks[0][1.0].starts.tolist() == ranks[1][1.0].starts.tolist()
-    # Items of one semantic ID are told apart by the other model
+    # The other model distinguishes items of one semantic ID
     assert ranks[0][0].ties.max() == 2
     assert ranks[0][1.0].ties.sum() < ranks[0][0].ties.sum()
 
