@@ -39,20 +39,14 @@ def constrained_beam_search(
     for the device before the end.
 
     Args:
-        model (`PreTrainedModel`):
-            Causal language model in evaluation mode.
-        input_ids (`torch.Tensor` of shape `(B, S)`):
-            Prompts, padded on the left.
-        attention_mask (`torch.Tensor` of shape `(B, S)`):
-            1 on the prompts' tokens, 0 on padding.
-        item_trie ([`ItemTrie`]):
-            The catalogue.
-        num_beams (`int`):
-            Beams for each prompt, and results.
+        model (`PreTrainedModel`): Causal language model in evaluation mode.
+        input_ids (`torch.Tensor` of shape `(B, S)`): Prompts, padded on the left.
+        attention_mask (`torch.Tensor` of shape `(B, S)`): 1 on the prompts' tokens, 0 on padding.
+        item_trie ([`ItemTrie`]): The catalogue.
+        num_beams (`int`): Beams for each prompt, and results.
         allow, exclude (*optional*):
             As in [`recommend`]. Token sequences of at least one allowed item are found; other prefixes take no beam.
-        normalise (`"vocabulary"` or `"continuations"`, *optional*, defaults to `"vocabulary"`):
-            As in [`recommend`].
+        normalise (`"vocabulary"` or `"continuations"`, *optional*, defaults to `"vocabulary"`): As in [`recommend`].
 
     Returns:
         `tuple[torch.Tensor, torch.Tensor]`: leaf nodes of the trie, `(B, num_beams)`, and their scores, of the same

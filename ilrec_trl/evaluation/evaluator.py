@@ -43,32 +43,24 @@ class RecommendationEvaluator:
     of the weights (FSDP2), all rank every user together, which is no faster.
 
     Args:
-        dataset ([`~datasets.Dataset`]):
-            Columns `prompt` and `item` (the target's id); optionally `user`, and `history` (item ids), which
-            `exclude_history` needs. [`next_item_dataset`] gives all of them.
-        item_trie ([`ItemTrie`]):
-            The catalogue.
-        k (`tuple[int, ...]`, *optional*, defaults to `(1, 5, 10)`):
-            Cut-offs of Hit@K and NDCG@K.
-        ranking (`"beam"` or `"exact"`, *optional*, defaults to `"beam"`):
-            Constrained beam search ([`recommend`]), or the scores of all items ([`rank_items`]), which is slower and
-            finds every target.
-        num_beams (`int`, *optional*, defaults to `20`):
-            Beams of the search, at least the largest cut-off. MRR counts within the beams.
-        batch_size (`int`, *optional*, defaults to `64`):
-            Users in a batch. Only the speed depends on it.
-        exclude_history (`bool`, *optional*, defaults to `False`):
-            Do not recommend items of the user's history. A target in the history then counts as not found.
-        allow (`list[str | int]`, *optional*):
-            The only items to recommend, for instance those in stock. Other targets count as not found.
-        normalise (`"vocabulary"` or `"continuations"`, *optional*, defaults to `"vocabulary"`):
-            As in [`recommend`].
-        memory_budget_mib (`float`, *optional*):
-            As in [`recommend`]: a batch is searched in parts that fit, with all beams.
-        progress (`bool`, *optional*, defaults to `False`):
-            Show a progress bar, of process 0's part.
-        chat_template_kwargs (`dict`, *optional*):
-            As in [`recommend`].
+        dataset ([`~datasets.Dataset`]): Columns `prompt` and `item` (the target's id); optionally `user`, and
+            `history` (item ids), which `exclude_history` needs. [`next_item_dataset`] gives all of them.
+        item_trie ([`ItemTrie`]): The catalogue.
+        k (`tuple[int, ...]`, *optional*, defaults to `(1, 5, 10)`): Cut-offs of Hit@K and NDCG@K.
+        ranking (`"beam"` or `"exact"`, *optional*, defaults to `"beam"`): Constrained beam search ([`recommend`]), or
+            the scores of all items ([`rank_items`]), which is slower and finds every target.
+        num_beams (`int`, *optional*, defaults to `20`): Beams of the search, at least the largest cut-off. MRR counts
+            within the beams.
+        batch_size (`int`, *optional*, defaults to `64`): Users in a batch. Only the speed depends on it.
+        exclude_history (`bool`, *optional*, defaults to `False`): Do not recommend items of the user's history. A
+            target in the history then counts as not found.
+        allow (`list[str | int]`, *optional*): The only items to recommend, for instance those in stock. Other targets
+            count as not found.
+        normalise (`"vocabulary"` or `"continuations"`, *optional*, defaults to `"vocabulary"`): As in [`recommend`].
+        memory_budget_mib (`float`, *optional*): As in [`recommend`]: a batch is searched in parts that fit, with all
+            beams.
+        progress (`bool`, *optional*, defaults to `False`): Show a progress bar, of process 0's part.
+        chat_template_kwargs (`dict`, *optional*): As in [`recommend`].
 
     Raises:
         `ValueError`: for a missing column, an empty data set, a target outside the catalogue, an unknown ranking, an
@@ -136,13 +128,11 @@ class RecommendationEvaluator:
         Rank the catalogue for every user.
 
         Args:
-            model ([`~transformers.PreTrainedModel`]):
-                Causal language model, the same on every process.
-            tokenizer ([`~transformers.PreTrainedTokenizerBase`]):
-                Its tokenizer.
-            resume_dir (`str` or `Path`, *optional*):
-                Folder that receives the ranks of finished users, every few batches. A killed evaluation resumes from
-                it, with any number of processes, and ends with the same metrics.
+            model ([`~transformers.PreTrainedModel`]): Causal language model, the same on every process.
+            tokenizer ([`~transformers.PreTrainedTokenizerBase`]): Its tokenizer.
+            resume_dir (`str` or `Path`, *optional*): Folder that receives the ranks of finished users, every few
+                batches. A killed evaluation resumes from it, with any number of processes, and ends with the same
+                metrics.
 
         Returns:
             `dict[str, float]`: `hit@k` and `ndcg@k` for each cut-off and `mrr`, means over users. Standard errors are

@@ -40,23 +40,15 @@ def rank_items(
     prefix that several items of a chunk share is one position of the model.
 
     Args:
-        model (`PreTrainedModel`):
-            Causal language model.
-        tokenizer (`PreTrainedTokenizerBase`):
-            Its tokenizer.
-        prompts (`list[str]` or `list[list[dict]]`):
-            Prompts, or conversations.
-        item_trie ([`ItemTrie`]):
-            The catalogue. Time grows with prompts times nodes of the trie.
-        normalise (`"vocabulary"` or `"continuations"`, *optional*, defaults to `"vocabulary"`):
-            As in [`recommend`].
-        batch_size (`int`, *optional*, defaults to `8`):
-            Prompts in a batch.
-        chunk_size (`int`, *optional*, defaults to `128`):
-            Token sequences of each prompt in a forward pass. Memory is needed for the logits, keys and values of
-            `batch_size * chunk_size` prefixes.
-        chat_template_kwargs (`dict`, *optional*):
-            As in [`recommend`].
+        model (`PreTrainedModel`): Causal language model.
+        tokenizer (`PreTrainedTokenizerBase`): Its tokenizer.
+        prompts (`list[str]` or `list[list[dict]]`): Prompts, or conversations.
+        item_trie ([`ItemTrie`]): The catalogue. Time grows with prompts times nodes of the trie.
+        normalise (`"vocabulary"` or `"continuations"`, *optional*, defaults to `"vocabulary"`): As in [`recommend`].
+        batch_size (`int`, *optional*, defaults to `8`): Prompts in a batch.
+        chunk_size (`int`, *optional*, defaults to `128`): Token sequences of each prompt in a forward pass. Memory is
+            needed for the logits, keys and values of `batch_size * chunk_size` prefixes.
+        chat_template_kwargs (`dict`, *optional*): As in [`recommend`].
 
     Returns:
         `torch.Tensor` of shape `(B, I)`: sums of token log-probabilities in nats, float32, on the CPU, in the order of

@@ -20,12 +20,10 @@ class ItemTrieLogitsProcessor(LogitsProcessor):
     `-inf`, and hold no items or copies of some: drop them by their score.
 
     Args:
-        item_trie ([`ItemTrie`]):
-            The catalogue.
-        prompt_length (`int`):
-            Length of the `input_ids` that `generate` is called with. Pad prompts on the left.
-        end_token_id (`int`):
-            The only token allowed after a complete item, usually the tokenizer's end-of-sequence token.
+        item_trie ([`ItemTrie`]): The catalogue.
+        prompt_length (`int`): Length of the `input_ids` that `generate` is called with. Pad prompts on the left.
+        end_token_id (`int`): The only token allowed after a complete item, usually the tokenizer's end-of-sequence
+            token.
 
     Example:
 

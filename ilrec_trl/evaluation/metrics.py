@@ -47,12 +47,10 @@ def hit_rate(starts: ArrayLike, ties: ArrayLike, k: int) -> Floats:
     Probability that the target is among the first `k`, one value for each user.
 
     Args:
-        starts (`np.ndarray` of shape `(U,)`):
-            First rank the target can have, from 1; `inf` where it was not retrieved.
-        ties (`np.ndarray` of shape `(U,)`):
-            Number of items that share the target's rank, itself included.
-        k (`int`):
-            Cut-off.
+        starts (`np.ndarray` of shape `(U,)`): First rank the target can have, from 1; `inf` where it was not
+            retrieved.
+        ties (`np.ndarray` of shape `(U,)`): Number of items that share the target's rank, itself included.
+        k (`int`): Cut-off.
 
     Returns:
         `np.ndarray` of shape `(U,)`, between 0 and 1.
@@ -139,12 +137,10 @@ def expected_ranks(
     Expected ranks of the targets in ranked lists.
 
     Args:
-        predictions (`list[list]`):
-            One ranked list of distinct items for each user, best first.
-        references (`list`):
-            The target of each user.
-        scores (`list[list[float]]`, *optional*):
-            Scores of `predictions`; items with equal scores share a rank. By default no two items do.
+        predictions (`list[list]`): One ranked list of distinct items for each user, best first.
+        references (`list`): The target of each user.
+        scores (`list[list[float]]`, *optional*): Scores of `predictions`; items with equal scores share a rank. By
+            default no two items do.
 
     Returns:
         `tuple` of `starts` and `ties`, both of shape `(U,)`, as [`hit_rate`] takes them.

@@ -24,21 +24,17 @@ class PromptDecoder:
     reordered. Otherwise the cache is repeated for the beams, as `generate` does.
 
     Args:
-        model (`PreTrainedModel`):
-            Causal language model, or a PEFT model of one.
-        input_ids (`torch.Tensor` of shape `(B, S)`):
-            Prompts, padded on the left.
-        attention_mask (`torch.Tensor` of shape `(B, S)`):
-            1 on the prompts' tokens, 0 on padding.
-        tokens (`torch.Tensor` of shape `(T,)`, *optional*):
-            Tokens whose logits are needed, ascending. By default all. Where they are less than half of the vocabulary
-            and the head is a plain linear layer, only their rows of it are multiplied, and `V` is `T` in what follows.
+        model (`PreTrainedModel`): Causal language model, or a PEFT model of one.
+        input_ids (`torch.Tensor` of shape `(B, S)`): Prompts, padded on the left.
+        attention_mask (`torch.Tensor` of shape `(B, S)`): 1 on the prompts' tokens, 0 on padding.
+        tokens (`torch.Tensor` of shape `(T,)`, *optional*): Tokens whose logits are needed, ascending. By default all.
+            Where they are less than half of the vocabulary and the head is a plain linear layer, only their rows of it
+            are multiplied, and `V` is `T` in what follows.
 
     Attributes:
-        logits (`torch.Tensor` of shape `(B, W, V)`):
-            Logits of the next token after each of the `W` latest continuations; `W` is 1 at first.
-        vocab_size (`int`):
-            Entries of the model's own vocabulary.
+        logits (`torch.Tensor` of shape `(B, W, V)`): Logits of the next token after each of the `W` latest
+            continuations; `W` is 1 at first.
+        vocab_size (`int`): Entries of the model's own vocabulary.
     """
 
     def __init__(
@@ -79,10 +75,8 @@ class PromptDecoder:
         Decode one token further.
 
         Args:
-            tokens (`torch.Tensor` of shape `(B, W)`):
-                Next token of each continuation.
-            parents (`torch.Tensor` of shape `(B, W)`):
-                The continuation before this step that each one extends.
+            tokens (`torch.Tensor` of shape `(B, W)`): Next token of each continuation.
+            parents (`torch.Tensor` of shape `(B, W)`): The continuation before this step that each one extends.
 
         Returns:
             `torch.Tensor` of shape `(B, W, V)`: logits of the token after it.

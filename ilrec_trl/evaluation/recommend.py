@@ -39,35 +39,28 @@ def recommend(
     most once. Prompts are tokenized as `SFTTrainer` tokenizes its `prompt` column.
 
     Args:
-        model (`PreTrainedModel`):
-            Causal language model; dropout is off during the search.
-        tokenizer (`PreTrainedTokenizerBase`):
-            Its tokenizer. The padding side does not matter.
-        prompts (`list[str]` or `list[list[dict]]`):
-            Prompts, or conversations.
-        item_trie ([`ItemTrie`]):
-            The catalogue, by `ItemCatalog.trie(tokenizer)`.
-        top_k (`int`, *optional*, defaults to `10`):
-            Items for each prompt.
-        num_beams (`int`, *optional*, defaults to `20`):
-            Beams of the search, at least `top_k`. With more beams the search misses fewer of the most probable items.
-        allow (`list[str | int]`, `list[list[str | int]]` or `torch.Tensor`, *optional*):
-            The only items to recommend, for instance those in stock: one list for all prompts, or a list for each
-            prompt. A mask of type bool over `ItemTrie.item_ids`, of shape `(I,)` or `(B, I)`, saves looking ids up.
-        exclude (`list[str | int]`, `list[list[str | int]]` or `torch.Tensor`, *optional*):
-            Items not to recommend, in the same forms; for instance each user's history.
-        normalise (`"vocabulary"` or `"continuations"`, *optional*, defaults to `"vocabulary"`):
-            Tokens over which probabilities sum to 1: all tokens of the model, as in training and in `generate`, or
-            those that continue the prefix in some item of the catalogue, whatever `allow` and `exclude` are. With the
-            latter, probabilities of all items sum to 1, and only the item tokens' rows of the head are computed.
-        batch_size (`int`, *optional*):
-            Most prompts to search at once. Defaults to 16, or to as many as fit `memory_budget_mib`.
-        memory_budget_mib (`float`, *optional*):
-            Memory in MiB for the search, besides model and trie. It sets the size of batches by the estimate of
-            [`search_bytes`]; the number of beams stays.
-        chat_template_kwargs (`dict`, *optional*):
-            Arguments of the chat template of conversations, like the data set's column of this name in training; for
-            instance `{"enable_thinking": False}`.
+        model (`PreTrainedModel`): Causal language model; dropout is off during the search.
+        tokenizer (`PreTrainedTokenizerBase`): Its tokenizer. The padding side does not matter.
+        prompts (`list[str]` or `list[list[dict]]`): Prompts, or conversations.
+        item_trie ([`ItemTrie`]): The catalogue, by `ItemCatalog.trie(tokenizer)`.
+        top_k (`int`, *optional*, defaults to `10`): Items for each prompt.
+        num_beams (`int`, *optional*, defaults to `20`): Beams of the search, at least `top_k`. With more beams the
+            search misses fewer of the most probable items.
+        allow (`list[str | int]`, `list[list[str | int]]` or `torch.Tensor`, *optional*): The only items to recommend,
+            for instance those in stock: one list for all prompts, or a list for each prompt. A mask of type bool over
+            `ItemTrie.item_ids`, of shape `(I,)` or `(B, I)`, saves looking ids up.
+        exclude (`list[str | int]`, `list[list[str | int]]` or `torch.Tensor`, *optional*): Items not to recommend, in
+            the same forms; for instance each user's history.
+        normalise (`"vocabulary"` or `"continuations"`, *optional*, defaults to `"vocabulary"`): Tokens over which
+            probabilities sum to 1: all tokens of the model, as in training and in `generate`, or those that continue
+            the prefix in some item of the catalogue, whatever `allow` and `exclude` are. With the latter,
+            probabilities of all items sum to 1, and only the item tokens' rows of the head are computed.
+        batch_size (`int`, *optional*): Most prompts to search at once. Defaults to 16, or to as many as fit
+            `memory_budget_mib`.
+        memory_budget_mib (`float`, *optional*): Memory in MiB for the search, besides model and trie. It sets the size
+            of batches by the estimate of [`search_bytes`]; the number of beams stays.
+        chat_template_kwargs (`dict`, *optional*): Arguments of the chat template of conversations, like the data set's
+            column of this name in training; for instance `{"enable_thinking": False}`.
 
     Returns:
         `list[list[tuple[str | int, float]]]`: for each prompt `top_k` pairs of item id and log-probability (nats),

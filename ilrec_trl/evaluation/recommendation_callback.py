@@ -22,10 +22,8 @@ class RecommendationCallback(TrainerCallback):
     `EarlyStoppingCallback`, and call [`RecommendationCallback.bind_trainer`] for the metrics to be logged.
 
     Args:
-        evaluator ([`RecommendationEvaluator`]):
-            Usually over the validation split.
-        metric_key_prefix (`str`, *optional*, defaults to `"eval"`):
-            Names become `{prefix}_hit@10` and so on.
+        evaluator ([`RecommendationEvaluator`]): Usually over the validation split.
+        metric_key_prefix (`str`, *optional*, defaults to `"eval"`): Names become `{prefix}_hit@10` and so on.
 
     Example:
 

@@ -44,16 +44,12 @@ class Recommender:
     A model with its tokenizer, catalogue, trie and prompts: item ids in, item ids out.
 
     Args:
-        model ([`~transformers.PreTrainedModel`]):
-            Causal language model.
-        tokenizer ([`~transformers.PreTrainedTokenizerBase`]):
-            Its tokenizer.
-        item_trie ([`ItemTrie`]):
-            The items to choose from.
-        renderer ([`PromptRenderer`]):
-            Turns histories into prompts as in training. Its catalogue names the items.
-        num_beams (`int`, *optional*, defaults to `20`):
-            Beams of the search, and the most items that one call can ask for.
+        model ([`~transformers.PreTrainedModel`]): Causal language model.
+        tokenizer ([`~transformers.PreTrainedTokenizerBase`]): Its tokenizer.
+        item_trie ([`ItemTrie`]): The items to choose from.
+        renderer ([`PromptRenderer`]): Turns histories into prompts as in training. Its catalogue names the items.
+        num_beams (`int`, *optional*, defaults to `20`): Beams of the search, and the most items that one call can ask
+            for.
 
     Example:
 
@@ -98,16 +94,13 @@ class Recommender:
         Recommend items to users.
 
         Args:
-            histories (`list[list[str]]`):
-                Item ids of each user, oldest first. Prompts hold the latest ones, as many as in training.
-            top_k (`int`, *optional*, defaults to `10`):
-                Items for each user, at most `num_beams`.
-            exclude_history (`bool`, *optional*, defaults to `False`):
-                Do not recommend any item of a user's history.
+            histories (`list[list[str]]`): Item ids of each user, oldest first. Prompts hold the latest ones, as many
+                as in training.
+            top_k (`int`, *optional*, defaults to `10`): Items for each user, at most `num_beams`.
+            exclude_history (`bool`, *optional*, defaults to `False`): Do not recommend any item of a user's history.
             allow (*optional*):
                 The only items to recommend, for all users or for each, in the forms that [`recommend`] takes.
-            exclude (`list[list[str]]`, *optional*):
-                Items not to recommend, one list for each user.
+            exclude (`list[list[str]]`, *optional*): Items not to recommend, one list for each user.
             **options (*optional*):
                 `batch_size`, `memory_budget_mib` and `normalise` of [`recommend`].
 
@@ -177,8 +170,7 @@ class Recommender:
         Read what [`Recommender.save_pretrained`] or `ilrec export` wrote.
 
         Args:
-            directory (`str` or `Path`):
-                The folder.
+            directory (`str` or `Path`): The folder.
             **options (*optional*):
                 Arguments of [`~transformers.PreTrainedModel.from_pretrained`], such as `dtype` and `device_map`.
 

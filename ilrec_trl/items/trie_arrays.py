@@ -301,14 +301,10 @@ def check_item_scores(
     Refuse item scores that a loss or a ranking cannot use.
 
     Args:
-        scores (`torch.Tensor` of shape `(B, I)`):
-            The scores.
-        num_items (`int`), num_rows (`int`, *optional*):
-            I, and B where it is known.
-        source (`str`, *optional*, defaults to `"item_scores"`):
-            What gave the scores, for the message.
-        histories (`list`, *optional*):
-            History of each row. A row whose scores are all 0 is then refused, too.
+        scores (`torch.Tensor` of shape `(B, I)`): The scores.
+        num_items (`int`), num_rows (`int`, *optional*): I, and B where it is known.
+        source (`str`, *optional*, defaults to `"item_scores"`): What gave the scores, for the message.
+        histories (`list`, *optional*): History of each row. A row whose scores are all 0 is then refused, too.
 
     Raises:
         ValueError: For another shape, scores that are negative or not finite, or a history without a score above 0.

@@ -98,20 +98,14 @@ class ItemTokenHead:
     The rows of a model's head for the tokens of items, for decoding.
 
     Args:
-        base (`PreTrainedModel`):
-            Causal language model, below any PEFT wrapper.
-        tokens (`torch.Tensor` of shape `(R,)`):
-            The tokens, ascending.
-        rows ([`HeadRows`]):
-            Their rows of the head.
+        base (`PreTrainedModel`): Causal language model, below any PEFT wrapper.
+        tokens (`torch.Tensor` of shape `(R,)`): The tokens, ascending.
+        rows ([`HeadRows`]): Their rows of the head.
 
     Attributes:
-        backbone (`PreTrainedModel`):
-            The model without its head.
-        vocab_size (`int`):
-            Rows of the whole head.
-        index_of_token (`torch.Tensor` of shape `(V,)`):
-            Place of each token among `tokens`; 0 for all others.
+        backbone (`PreTrainedModel`): The model without its head.
+        vocab_size (`int`): Rows of the whole head.
+        index_of_token (`torch.Tensor` of shape `(V,)`): Place of each token among `tokens`; 0 for all others.
     """
 
     def __init__(self, base: Any, tokens: Tensor, rows: HeadRows) -> None:

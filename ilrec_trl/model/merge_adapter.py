@@ -32,19 +32,14 @@ def merge_adapter(
     base in 4 or 8 bits (QLoRA) is first dequantised, since rounding to 4 bits would remove most of an adapter.
 
     Args:
-        adapter (`PeftModel`, `str` or `Path`):
-            The trained model, for instance `trainer.model`, **which cannot be used afterwards**: its weights become
-            the merged ones. Or its folder.
-        tokenizer (`PreTrainedTokenizerBase`):
-            Saved beside the model.
-        output_dir (`str` or `Path`):
-            Another folder than the adapter's.
-        base_model (`PreTrainedModel`, *optional*):
-            For an adapter's folder: the base, which cannot be used afterwards either. By default the base that the
-            adapter names is loaded, unquantised. After QLoRA pass the base quantised as in training, since the adapter
-            was trained on the rounding errors of the 4-bit weights.
-        dtype (`torch.dtype`, *optional*):
-            Type in which weights are merged and saved. By default that of the base.
+        adapter (`PeftModel`, `str` or `Path`): The trained model, for instance `trainer.model`, **which cannot be used
+            afterwards**: its weights become the merged ones. Or its folder.
+        tokenizer (`PreTrainedTokenizerBase`): Saved beside the model.
+        output_dir (`str` or `Path`): Another folder than the adapter's.
+        base_model (`PreTrainedModel`, *optional*): For an adapter's folder: the base, which cannot be used afterwards
+            either. By default the base that the adapter names is loaded, unquantised. After QLoRA pass the base
+            quantised as in training, since the adapter was trained on the rounding errors of the 4-bit weights.
+        dtype (`torch.dtype`, *optional*): Type in which weights are merged and saved. By default that of the base.
 
     Returns:
         `PreTrainedModel`: the merged model.

@@ -38,14 +38,12 @@ def add_rows(
     Add the tokens of semantic IDs to a tokenizer, and their rows to a model; see [`ItemCatalog.add_tokens`].
 
     Args:
-        model (`PreTrainedModel`), tokenizer (`PreTrainedTokenizerBase`):
-            Changed in place.
-        tokens (`list[str]`):
-            Distinct tokens, sorted.
-        titles (`list[str]`, *optional*), semantic_ids (`list[list[str]]`):
-            Title and semantic ID of each item; `"item_texts"` initialises rows from the titles.
-        method (`"item_texts"`, `"mean"` or `"random"`), seed (`int`):
-            Initialisation of new rows, and seed of its noise.
+        model (`PreTrainedModel`), tokenizer (`PreTrainedTokenizerBase`): Changed in place.
+        tokens (`list[str]`): Distinct tokens, sorted.
+        titles (`list[str]`, *optional*), semantic_ids (`list[list[str]]`): Title and semantic ID of each item;
+            `"item_texts"` initialises rows from the titles.
+        method (`"item_texts"`, `"mean"` or `"random"`), seed (`int`): Initialisation of new rows, and seed of its
+            noise.
 
     Raises:
         ValueError: for an unknown method, `"item_texts"` without titles, or a model that is wrapped or sharded or has
@@ -163,13 +161,11 @@ def item_token_settings(
     does not train them, and does not warn.
 
     Args:
-        model (`PreTrainedModel`):
-            The model before PEFT wraps it.
-        token_ids (`list[int]`):
-            The result of [`ItemCatalog.add_tokens`].
-        method (`"trainable_token_indices"` or `"modules_to_save"`, *optional*):
-            Train only the rows of these tokens (the default), or the whole embedding and head, which takes many times
-            the memory and changes old tokens too.
+        model (`PreTrainedModel`): The model before PEFT wraps it.
+        token_ids (`list[int]`): The result of [`ItemCatalog.add_tokens`].
+        method (`"trainable_token_indices"` or `"modules_to_save"`, *optional*): Train only the rows of these tokens
+            (the default), or the whole embedding and head, which takes many times the memory and changes old tokens
+            too.
 
     Returns:
         `dict[str, Any]`: keyword arguments for `LoraConfig`.
@@ -201,10 +197,8 @@ def check_item_tokens_train(model: nn.Module, token_ids: Sequence[int]) -> None:
     Refuse a model in which some item tokens would not change in training.
 
     Args:
-        model (`PreTrainedModel` or `PeftModel`):
-            The model for the trainer, or `trainer.model`, before it is sharded.
-        token_ids (`list[int]`):
-            The result of [`ItemCatalog.add_tokens`].
+        model (`PreTrainedModel` or `PeftModel`): The model for the trainer, or `trainer.model`, before it is sharded.
+        token_ids (`list[int]`): The result of [`ItemCatalog.add_tokens`].
 
     Raises:
         ValueError: if no trainable parameter covers their rows in the embedding or in the head.

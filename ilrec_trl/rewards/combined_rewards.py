@@ -18,10 +18,8 @@ class EnsembleReward:
     history are all 0 has no weight there.
 
     Args:
-        reward_funcs (`list` of [`RewardFunc`]):
-            Functions that score the same items in the same order.
-        weights (`list[float]`, *optional*):
-            Non-negative weight of each, of any sum. By default all are equal.
+        reward_funcs (`list` of [`RewardFunc`]): Functions that score the same items in the same order.
+        weights (`list[float]`, *optional*): Non-negative weight of each, of any sum. By default all are equal.
 
     Raises:
         ValueError: For no function, another number of weights than functions, or weights that are negative or all 0.
@@ -74,12 +72,10 @@ class CrossFittedReward:
     mean of all functions ([`EnsembleReward`]).
 
     Args:
-        reward_funcs (`list` of [`RewardFunc`]):
-            One for each fold, fitted without the users of that fold. All score the same items in the same order.
-        fold_of (`dict[str, int]`):
-            Fold of each user that any of the functions was fitted on.
-        user_column (`str`, *optional*, defaults to `"user"`):
-            Column of the data set with the user's id.
+        reward_funcs (`list` of [`RewardFunc`]): One for each fold, fitted without the users of that fold. All score
+            the same items in the same order.
+        fold_of (`dict[str, int]`): Fold of each user that any of the functions was fitted on.
+        user_column (`str`, *optional*, defaults to `"user"`): Column of the data set with the user's id.
 
     Raises:
         ValueError: For fewer than two folds, or a user whose fold has no function.

@@ -28,8 +28,7 @@ class RewardFunc(Protocol):
     attribute it is called in every epoch.
 
     Args:
-        histories (`list[list[str]]`):
-            Item ids before each target, oldest first.
+        histories (`list[list[str]]`): Item ids before each target, oldest first.
         **columns:
             The other columns of the data set, one value for each history, for example `user`.
 
@@ -58,15 +57,13 @@ class SASRecReward:
     Probabilities of all items as the next one, by a trained SASRec.
 
     Args:
-        model ([`SASRecModel`] or `str`):
-            Trained model, or the folder of one. It is put into eval mode, without gradients.
-        item_trie ([`ItemTrie`]):
-            Gives the order of the scores. The model must know all its items; the model's other items are left out
-            before the softmax.
-        temperature (`float`, *optional*, defaults to `1.0`):
-            Divides the logits; above 1 spreads the probability over more items.
-        device (`str` or `torch.device`, *optional*):
-            Device of the scores. By default the model's.
+        model ([`SASRecModel`] or `str`): Trained model, or the folder of one. It is put into eval mode, without
+            gradients.
+        item_trie ([`ItemTrie`]): Gives the order of the scores. The model must know all its items; the model's other
+            items are left out before the softmax.
+        temperature (`float`, *optional*, defaults to `1.0`): Divides the logits; above 1 spreads the probability over
+            more items.
+        device (`str` or `torch.device`, *optional*): Device of the scores. By default the model's.
 
     Raises:
         ValueError: If the model does not know an item of the trie, or `temperature` is not positive.
@@ -110,16 +107,11 @@ class ScoreMatrixReward:
     come from a model that was not trained on these targets.
 
     Args:
-        scores (`torch.Tensor` of shape `(U, I)`):
-            Finite, non-negative scores of any scale.
-        users (`list[str]`):
-            User of each row.
-        item_ids (`list[str]`):
-            Item of each column; must contain every item of the trie.
-        item_trie ([`ItemTrie`]):
-            Gives the order of the returned scores.
-        user_column (`str`, *optional*, defaults to `"user"`):
-            Column of the data set with the user's id.
+        scores (`torch.Tensor` of shape `(U, I)`): Finite, non-negative scores of any scale.
+        users (`list[str]`): User of each row.
+        item_ids (`list[str]`): Item of each column; must contain every item of the trie.
+        item_trie ([`ItemTrie`]): Gives the order of the returned scores.
+        user_column (`str`, *optional*, defaults to `"user"`): Column of the data set with the user's id.
 
     Raises:
         ValueError: For lists that do not fit the scores, missing items, or scores that are negative or not finite.
@@ -166,8 +158,7 @@ def save_scores(folder: str | Path, scores: torch.Tensor, users: Sequence[str], 
     Write item scores for [`ScoreMatrixReward.load`]: `scores.safetensors` and `scores.json`.
 
     Args:
-        folder (`str` or `Path`):
-            Created if needed.
+        folder (`str` or `Path`): Created if needed.
         scores, users, item_ids:
             As in [`ScoreMatrixReward`].
     """
@@ -185,12 +176,9 @@ def check_reward_func(
     Call a reward function once and refuse scores that the loss cannot use.
 
     Args:
-        reward_func ([`RewardFunc`]):
-            Function to try.
-        item_trie ([`ItemTrie`]):
-            Catalogue whose items are to be scored.
-        histories (`list[list[str]]`):
-            A few real histories.
+        reward_func ([`RewardFunc`]): Function to try.
+        item_trie ([`ItemTrie`]): Catalogue whose items are to be scored.
+        histories (`list[list[str]]`): A few real histories.
         **columns:
             The other columns of the same rows.
 

@@ -159,9 +159,9 @@ class SASRecTrainingArguments(TrainingArguments):
     [`transformers.TrainingArguments`], and the least number of updates.
 
     Args:
-        min_steps (`int`, *optional*, defaults to `0`):
-            Least number of updates. If `num_train_epochs` make fewer, as with a few hundred users, training goes on up
-            to this number and evaluates 20 times instead of after every epoch.
+        min_steps (`int`, *optional*, defaults to `0`): Least number of updates. If `num_train_epochs` make fewer, as
+            with a few hundred users, training goes on up to this number and evaluates 20 times instead of after every
+            epoch.
     """
 
     min_steps: int = field(default=0, metadata={"help": "Least number of updates; more epochs where users are few."})

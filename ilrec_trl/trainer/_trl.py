@@ -118,10 +118,8 @@ class FusedOutputRecorder:
     (DDP, FSDP), so that their hooks are on the kept tensors.
 
     Args:
-        model (`torch.nn.Module`):
-            The model.
-        training (`bool`):
-            Whether the fused output gets a gradient.
+        model (`torch.nn.Module`): The model.
+        training (`bool`): Whether the fused output gets a gradient.
         **added:
             Arguments of the fused call besides those that TRL passes.
     """

@@ -27,10 +27,8 @@ class CrossLayerOutput(FusedCausalLMOutput):
     TRL's fused head returns, and what `position_loss` returned for the N target positions.
 
     Args:
-        terms (`torch.Tensor` of shape `(N,)`):
-            Terms of the loss, in the order of the groups.
-        logged (`dict[str, torch.Tensor]`):
-            Values to log, `(N,)` each.
+        terms (`torch.Tensor` of shape `(N,)`): Terms of the loss, in the order of the groups.
+        logged (`dict[str, torch.Tensor]`): Values to log, `(N,)` each.
     """
 
     terms: Tensor | None = None
@@ -43,13 +41,12 @@ class PositionGroup:
     Positions that are projected to the vocabulary in the same way.
 
     Args:
-        rows, positions (`torch.Tensor` of shape `(m,)`):
-            Their rows of the batch, and their places among the `S - 1` positions whose next token is predicted. These
-            count from the end, `-1` is the last: prompt-learning adapters put virtual tokens before the sequence.
-        is_target (`bool`):
-            Whether the loss needs the logits of the intermediate layers, too.
-        tokens (`torch.Tensor` of shape `(R,)`, *optional*):
-            Tokens whose logits it needs of these layers. By default all.
+        rows, positions (`torch.Tensor` of shape `(m,)`): Their rows of the batch, and their places among the `S - 1`
+            positions whose next token is predicted. These count from the end, `-1` is the last: prompt-learning
+            adapters put virtual tokens before the sequence.
+        is_target (`bool`): Whether the loss needs the logits of the intermediate layers, too.
+        tokens (`torch.Tensor` of shape `(R,)`, *optional*): Tokens whose logits it needs of these layers. By default
+            all.
     """
 
     rows: Tensor
@@ -104,12 +101,10 @@ def add_cross_layer_forward(
     values to log for each of them.
 
     Args:
-        model ([`~transformers.PreTrainedModel`]):
-            Causal language model, below any PEFT wrapper.
-        intermediate_layers (`list[int]`):
-            0-based indices of the layers to read, see [`resolve_intermediate_layers`].
-        max_logits_mib (`float`, *optional*, defaults to no limit):
-            Budget in MiB for the logits of all layers, see [`ILRecConfig.max_logits_mib`].
+        model ([`~transformers.PreTrainedModel`]): Causal language model, below any PEFT wrapper.
+        intermediate_layers (`list[int]`): 0-based indices of the layers to read, see [`resolve_intermediate_layers`].
+        max_logits_mib (`float`, *optional*, defaults to no limit): Budget in MiB for the logits of all layers, see
+            [`ILRecConfig.max_logits_mib`].
 
     Raises:
         `ValueError`: if the model's parts are not found, or on the first call, if the normed output of the last layer

@@ -43,8 +43,8 @@ class DataCollatorForItemCompletion(DataCollatorForLanguageModeling):
     during preparation. Without it all tokens that have a label are one target.
 
     Args:
-        eos_token_id (`int`, *optional*):
-            End-of-sequence token. In rows without a `target_items` list it closes the target.
+        eos_token_id (`int`, *optional*): End-of-sequence token. In rows without a `target_items` list it closes the
+            target.
         pad_token_id, padding_free, return_position_ids, pad_to_multiple_of, return_tensors:
             See [`~trl.trainer.sft_trainer.DataCollatorForLanguageModeling`].
 

@@ -22,45 +22,40 @@ class ILRecConfig(SFTConfig):
     (https://huggingface.co/papers/2602.17410). With `cpo_beta`, `cpd_weight` and `crr_weight` at 0 training is SFT.
 
     Parameters:
-        intermediate_layers (`int`, `list[int]` or `str`, *optional*, defaults to `"auto"`):
-            Decoder layers that negatives are mined from. An integer n selects the n layers before the last. A list
-            holds 0-based indices, negative ones from the end; the last layer is not allowed. `"auto"` selects three
-            layers, or fewer in a model of less than four.
-        negative_selection (`str`, *optional*, defaults to `"threshold"`):
-            `"threshold"` (the paper): a token is a negative if the layers give it at least `negative_threshold` times
-            the probability of the target. `"top_k"`: each layer's `negative_top_k` most probable tokens.
-        negative_threshold (`float`, *optional*, defaults to `0.8`):
-            The paper's alpha, at least 0.
-        negative_top_k (`int`, *optional*, defaults to `5`):
-            Negatives of each layer with `negative_selection="top_k"`.
-        restrict_to_items (`bool`, *optional*, defaults to `True`):
-            Mine only among the tokens that can follow the target's prefix in some item. Used with an `item_trie`.
-        layer_vocabulary (`str`, *optional*, defaults to `"items"`):
-            Tokens over which the distributions of the intermediate layers are taken, and that of the last layer where
-            it is compared with them. `"items"`: tokens of the catalogue at the position's level (at all levels, if
-            levels share tokens), so that only their rows of the head are multiplied. `"all"` (the paper): the whole
-            vocabulary. Without an `item_trie` or `restrict_to_items` it is always `"all"`.
-        cpo_beta (`float`, *optional*):
-            Strength of the penalty on negatives. Defaults to 3 when negatives are mined among the continuations of an
-            `item_trie`, and to 1 otherwise.
-        cpo_penalty (`str`, *optional*, defaults to `"additive"`):
-            `"additive"` or `"multiplicative"`, see [`cross_layer_preference_loss`].
-        cpd_weight (`float`, *optional*, defaults to `0.05`):
-            Weight of the distillation of the intermediate layers from the last one (the paper's lambda).
-        crr_weight (`float`, *optional*):
-            Weight of the collaborative rewards (the paper's mu). Defaults to 3 with a `reward_func`, and to 0 without.
-        crr_scope (`str`, *optional*, defaults to `"prefix"`):
-            Tokens that share the reward. `"negatives"` (the paper): the target and its negatives. `"prefix"`: all
-            continuations of the prefix.
-        crr_temperature (`float`, *optional*, defaults to `1.0`):
-            Temperature of the rewards, above 0; lower is sharper.
-        max_logits_mib (`float`, *optional*, defaults to `256`):
-            Budget in MiB for float32 logits of all layers. If the positions with a label need more, they are computed
-            in blocks, whose logits are computed again in the backward pass. Results do not change.
-        reward_cache_mib (`float`, *optional*, defaults to `512`):
-            Budget in MiB of host memory, for each process, for the rewards of targets: about 1 KiB a target with 256
-            codes a level. Cached targets are not scored again in later epochs. Used if the reward function is
-            `is_fixed`, see [`RewardFunc`]; 0 turns the cache off.
+        intermediate_layers (`int`, `list[int]` or `str`, *optional*, defaults to `"auto"`): Decoder layers that
+            negatives are mined from. An integer n selects the n layers before the last. A list holds 0-based indices,
+            negative ones from the end; the last layer is not allowed. `"auto"` selects three layers, or fewer in a
+            model of less than four.
+        negative_selection (`str`, *optional*, defaults to `"threshold"`): `"threshold"` (the paper): a token is a
+            negative if the layers give it at least `negative_threshold` times the probability of the target.
+            `"top_k"`: each layer's `negative_top_k` most probable tokens.
+        negative_threshold (`float`, *optional*, defaults to `0.8`): The paper's alpha, at least 0.
+        negative_top_k (`int`, *optional*, defaults to `5`): Negatives of each layer with `negative_selection="top_k"`.
+        restrict_to_items (`bool`, *optional*, defaults to `True`): Mine only among the tokens that can follow the
+            target's prefix in some item. Used with an `item_trie`.
+        layer_vocabulary (`str`, *optional*, defaults to `"items"`): Tokens over which the distributions of the
+            intermediate layers are taken, and that of the last layer where it is compared with them. `"items"`: tokens
+            of the catalogue at the position's level (at all levels, if levels share tokens), so that only their rows
+            of the head are multiplied. `"all"` (the paper): the whole vocabulary. Without an `item_trie` or
+            `restrict_to_items` it is always `"all"`.
+        cpo_beta (`float`, *optional*): Strength of the penalty on negatives. Defaults to 3 when negatives are mined
+            among the continuations of an `item_trie`, and to 1 otherwise.
+        cpo_penalty (`str`, *optional*, defaults to `"additive"`): `"additive"` or `"multiplicative"`, see
+            [`cross_layer_preference_loss`].
+        cpd_weight (`float`, *optional*, defaults to `0.05`): Weight of the distillation of the intermediate layers
+            from the last one (the paper's lambda).
+        crr_weight (`float`, *optional*): Weight of the collaborative rewards (the paper's mu). Defaults to 3 with a
+            `reward_func`, and to 0 without.
+        crr_scope (`str`, *optional*, defaults to `"prefix"`): Tokens that share the reward. `"negatives"` (the paper):
+            the target and its negatives. `"prefix"`: all continuations of the prefix.
+        crr_temperature (`float`, *optional*, defaults to `1.0`): Temperature of the rewards, above 0; lower is
+            sharper.
+        max_logits_mib (`float`, *optional*, defaults to `256`): Budget in MiB for float32 logits of all layers. If the
+            positions with a label need more, they are computed in blocks, whose logits are computed again in the
+            backward pass. Results do not change.
+        reward_cache_mib (`float`, *optional*, defaults to `512`): Budget in MiB of host memory, for each process, for
+            the rewards of targets: about 1 KiB a target with 256 codes a level. Cached targets are not scored again in
+            later epochs. Used if the reward function is `is_fixed`, see [`RewardFunc`]; 0 turns the cache off.
     """
 
     # `HfArgumentParser` takes the first member beside `str` as the type of the command-line flag

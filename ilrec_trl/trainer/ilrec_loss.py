@@ -26,18 +26,12 @@ class ILRecLoss:
     of a position's level alone, with the normaliser of the whole vocabulary.
 
     Args:
-        args ([`ILRecConfig`]):
-            Selection, penalty, scope and temperature.
-        cpo_beta, crr_weight (`float`):
-            The weights in force, see [`ILRecConfig`].
-        item_trie ([`ItemTrie`], *optional*):
-            The catalogue.
-        vocab_size (`int`):
-            Size of the tokenizer. Further tokens of the model are padding.
-        pad_token_id (`int`, *optional*):
-            Never a negative.
-        layers (`list[int]`):
-            Indices of the intermediate layers, for the names of logged values.
+        args ([`ILRecConfig`]): Selection, penalty, scope and temperature.
+        cpo_beta, crr_weight (`float`): The weights in force, see [`ILRecConfig`].
+        item_trie ([`ItemTrie`], *optional*): The catalogue.
+        vocab_size (`int`): Size of the tokenizer. Further tokens of the model are padding.
+        pad_token_id (`int`, *optional*): Never a negative.
+        layers (`list[int]`): Indices of the intermediate layers, for the names of logged values.
     """
 
     args: ILRecConfig
@@ -67,20 +61,16 @@ class ILRecLoss:
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """
         Args:
-            logits (`torch.Tensor` of shape `(n, V)`):
-                Logits of the last layer at the target positions `start` to `start + n - 1`.
-            log_normaliser (`torch.Tensor` of shape `(n,)`):
-                Their logsumexp.
-            layer_logits (`torch.Tensor` of shape `(K, n, R)`):
-                Logits of the intermediate layers for `tokens`.
-            tokens (`torch.Tensor` of shape `(R,)`, *optional*):
-                Tokens that the losses are computed on. By default all, and R is V.
-            start (`int`):
-                Number of the first position in the batch.
-            targets ([`TargetPositions`]):
-                All positions of the batch.
-            shares (`torch.Tensor` of shape `(E,)`, *optional*):
-                Rewards of the continuations of all positions, see [`share_rewards`]. Needed with a `crr_weight`.
+            logits (`torch.Tensor` of shape `(n, V)`): Logits of the last layer at the target positions `start` to
+                `start + n - 1`.
+            log_normaliser (`torch.Tensor` of shape `(n,)`): Their logsumexp.
+            layer_logits (`torch.Tensor` of shape `(K, n, R)`): Logits of the intermediate layers for `tokens`.
+            tokens (`torch.Tensor` of shape `(R,)`, *optional*): Tokens that the losses are computed on. By default
+                all, and R is V.
+            start (`int`): Number of the first position in the batch.
+            targets ([`TargetPositions`]): All positions of the batch.
+            shares (`torch.Tensor` of shape `(E,)`, *optional*): Rewards of the continuations of all positions, see
+                [`share_rewards`]. Needed with a `crr_weight`.
 
         Returns:
             `tuple`: terms to add to cross-entropy, `(n,)`, in nats, and values to log, `(n,)` each.
@@ -134,14 +124,11 @@ class ILRecLoss:
         Find the negatives of a block of positions. A subclass may find them in another way.
 
         Args:
-            layer_logits (`torch.Tensor` of shape `(K, n, R)`):
-                Logits of the intermediate layers, without gradient.
+            layer_logits (`torch.Tensor` of shape `(K, n, R)`): Logits of the intermediate layers, without gradient.
             logits (`torch.Tensor` of shape `(n, R)`), target_ids (`torch.Tensor` of shape `(n,)`):
                 Logits of the last layer, and the true next tokens.
-            allowed (`torch.Tensor` of shape `(n, R)` or `(1, R)`):
-                `True` where a token may be a negative.
-            start (`int`):
-                Number of the first position in the batch, which identifies the block.
+            allowed (`torch.Tensor` of shape `(n, R)` or `(1, R)`): `True` where a token may be a negative.
+            start (`int`): Number of the first position in the batch, which identifies the block.
 
         Returns:
             `tuple[torch.Tensor, torch.Tensor]`: `True` on the negatives, `(n, R)`, and the mean logits `(1, n, R)`

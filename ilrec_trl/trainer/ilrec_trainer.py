@@ -58,12 +58,11 @@ class ILRecTrainer(HookedSFTTrainer):
             data sets may have the columns `history` (ids of the items before the target), `item` (id of the target, or
             a list when the completion holds several items one after the other) and `user`. Callbacks with a method
             `bind_trainer` are given the trainer and run before all others.
-        item_trie ([`ItemTrie`], *optional*):
-            The catalogue. Negatives are then mined among the tokens that can follow in some item. Without it the
-            target is the whole completion.
-        reward_func ([`RewardFunc`], *optional*):
-            `(histories, **columns) -> (T, I)` non-negative scores of every item in the order of `item_trie.item_ids`,
-            for example a [`SASRecReward`]. Needs `item_trie` and a `history` column.
+        item_trie ([`ItemTrie`], *optional*): The catalogue. Negatives are then mined among the tokens that can follow
+            in some item. Without it the target is the whole completion.
+        reward_func ([`RewardFunc`], *optional*): `(histories, **columns) -> (T, I)` non-negative scores of every item
+            in the order of `item_trie.item_ids`, for example a [`SASRecReward`]. Needs `item_trie` and a `history`
+            column.
 
     Raises:
         `ValueError`: if truncation would cut a target, a completion is not an item of `item_trie`, a history holds an

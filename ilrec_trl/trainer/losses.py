@@ -45,21 +45,16 @@ def self_hard_negatives(
     Hard negative tokens mined from the model's own intermediate layers (Section 3.1 of the paper).
 
     Args:
-        layer_logits (`torch.Tensor` of shape `(K, N, V)`):
-            Logits of the intermediate layers.
-        logits (`torch.Tensor` of shape `(N, V)`):
-            Logits of the last layer.
-        target_ids (`torch.Tensor` of shape `(N,)`):
-            The true next tokens.
-        selection (`str`, *optional*, defaults to `"threshold"`):
-            `"threshold"`: tokens to which the ensemble of the layers gives at least `threshold` times the probability
-            that the last layer gives to the target. `"top_k"`: the union of each layer's `top_k` most probable tokens.
-        threshold (`float`, *optional*, defaults to `0.8`):
-            The paper's alpha.
-        top_k (`int`, *optional*, defaults to `5`):
-            Negatives of each layer, with `selection="top_k"`.
-        allowed (`torch.Tensor` of shape `(N, V)` or `(1, V)`, *optional*):
-            `True` where a token may be a negative. By default every token.
+        layer_logits (`torch.Tensor` of shape `(K, N, V)`): Logits of the intermediate layers.
+        logits (`torch.Tensor` of shape `(N, V)`): Logits of the last layer.
+        target_ids (`torch.Tensor` of shape `(N,)`): The true next tokens.
+        selection (`str`, *optional*, defaults to `"threshold"`): `"threshold"`: tokens to which the ensemble of the
+            layers gives at least `threshold` times the probability that the last layer gives to the target. `"top_k"`:
+            the union of each layer's `top_k` most probable tokens.
+        threshold (`float`, *optional*, defaults to `0.8`): The paper's alpha.
+        top_k (`int`, *optional*, defaults to `5`): Negatives of each layer, with `selection="top_k"`.
+        allowed (`torch.Tensor` of shape `(N, V)` or `(1, V)`, *optional*): `True` where a token may be a negative. By
+            default every token.
 
     Returns:
         `torch.Tensor` of shape `(N, V)`: `True` on the negatives. The target is never one; a row may be empty.
@@ -89,10 +84,8 @@ def negative_weights(layer_logits: Tensor, negatives: Tensor) -> Tensor:
     Hardness of each negative: the softmax of the layers' mean logits over the negatives.
 
     Args:
-        layer_logits (`torch.Tensor` of shape `(K, N, V)`):
-            Logits of the intermediate layers.
-        negatives (`torch.Tensor` of shape `(N, V)`):
-            `True` on the negatives, see [`self_hard_negatives`].
+        layer_logits (`torch.Tensor` of shape `(K, N, V)`): Logits of the intermediate layers.
+        negatives (`torch.Tensor` of shape `(N, V)`): `True` on the negatives, see [`self_hard_negatives`].
 
     Returns:
         `torch.Tensor` of shape `(N, V)`: each row sums to 1, or is all 0 where there is no negative. No gradient.
@@ -122,20 +115,17 @@ def cross_layer_preference_loss(
     which lowers their probability; harder negatives are lowered more.
 
     Args:
-        logits (`torch.Tensor` of shape `(N, V)`):
-            Logits of the last layer.
-        target_ids (`torch.Tensor` of shape `(N,)`):
-            The true next tokens.
-        weights (`torch.Tensor` of shape `(N, V)`):
-            Weights of the negatives, 0 on every other token, see [`negative_weights`].
-        beta (`float`):
-            Strength of the penalty; 0 is plain cross-entropy.
-        penalty (`str`, *optional*, defaults to `"additive"`):
-            `"additive"`: a negative's logit z becomes z + beta * w. `"multiplicative"`: z + beta * w * max(z - m, 0)
-            with m the mean logit of the position (no gradient), the paper's z * (1 + beta * w) made shift-invariant.
-        log_normaliser, mean_logits (`torch.Tensor` of shape `(N,)`, *optional*):
-            Where `logits` are those of some tokens, the target and all negatives among them: logsumexp and mean over
-            the whole vocabulary. `target_ids` are then places among these tokens.
+        logits (`torch.Tensor` of shape `(N, V)`): Logits of the last layer.
+        target_ids (`torch.Tensor` of shape `(N,)`): The true next tokens.
+        weights (`torch.Tensor` of shape `(N, V)`): Weights of the negatives, 0 on every other token, see
+            [`negative_weights`].
+        beta (`float`): Strength of the penalty; 0 is plain cross-entropy.
+        penalty (`str`, *optional*, defaults to `"additive"`): `"additive"`: a negative's logit z becomes z + beta * w.
+            `"multiplicative"`: z + beta * w * max(z - m, 0) with m the mean logit of the position (no gradient), the
+            paper's z * (1 + beta * w) made shift-invariant.
+        log_normaliser, mean_logits (`torch.Tensor` of shape `(N,)`, *optional*): Where `logits` are those of some
+            tokens, the target and all negatives among them: logsumexp and mean over the whole vocabulary. `target_ids`
+            are then places among these tokens.
 
     Returns:
         `torch.Tensor` of shape `(N,)`: the loss of each position.
@@ -163,10 +153,8 @@ def cross_layer_distillation_loss(layer_logits: Tensor, logits: Tensor) -> Tenso
     to each intermediate layer, averaged over the layers.
 
     Args:
-        layer_logits (`torch.Tensor` of shape `(K, N, V)`):
-            Logits of the intermediate layers.
-        logits (`torch.Tensor` of shape `(N, V)`):
-            Logits of the last layer.
+        layer_logits (`torch.Tensor` of shape `(K, N, V)`): Logits of the intermediate layers.
+        logits (`torch.Tensor` of shape `(N, V)`): Logits of the last layer.
 
     Returns:
         `torch.Tensor` of shape `(N,)`: the loss of each position.
@@ -190,19 +178,14 @@ def collaborative_reward_loss(
     that collaborative filtering gives over the target and the negatives.
 
     Args:
-        logits (`torch.Tensor` of shape `(N, V)`):
-            Logits of the last layer.
-        target_ids (`torch.Tensor` of shape `(N,)`):
-            The true next tokens.
-        negatives (`torch.Tensor` of shape `(N, V)`):
-            `True` on the tokens that share the reward with the target: the mined negatives, or all continuations of
-            the prefix.
-        token_rewards (`torch.Tensor` of shape `(N, V)`):
-            Non-negative reward of each next token, see [`ItemTrie.token_rewards`].
-        temperature (`float`, *optional*, defaults to `1.0`):
-            Rewards are raised to `1 / temperature` and renormalised.
-        log_normaliser (`torch.Tensor` of shape `(N,)`, *optional*):
-            As in [`cross_layer_preference_loss`].
+        logits (`torch.Tensor` of shape `(N, V)`): Logits of the last layer.
+        target_ids (`torch.Tensor` of shape `(N,)`): The true next tokens.
+        negatives (`torch.Tensor` of shape `(N, V)`): `True` on the tokens that share the reward with the target: the
+            mined negatives, or all continuations of the prefix.
+        token_rewards (`torch.Tensor` of shape `(N, V)`): Non-negative reward of each next token, see
+            [`ItemTrie.token_rewards`].
+        temperature (`float`, *optional*, defaults to `1.0`): Rewards are raised to `1 / temperature` and renormalised.
+        log_normaliser (`torch.Tensor` of shape `(N,)`, *optional*): As in [`cross_layer_preference_loss`].
 
     Returns:
         `torch.Tensor` of shape `(N,)`: the loss of each position; 0 where no token shares the reward with the target,

@@ -37,14 +37,12 @@ def share_rewards(
     Targets are scored some at a time, which bounds the memory for their scores of all items.
 
     Args:
-        reward_func ([`RewardFunc`]), columns (`dict[str, list]`):
-            The function, and the reward columns of [`DataCollatorForItemCompletion`], one entry for each target item.
-        targets ([`TargetPositions`]):
-            The positions, with their nodes.
-        item_trie ([`ItemTrie`]):
-            The catalogue.
-        cache ([`ShareCache`], *optional*):
-            Shares of earlier targets; new ones are added. For a `reward_func` that is fixed.
+        reward_func ([`RewardFunc`]), columns (`dict[str, list]`): The function, and the reward columns of
+            [`DataCollatorForItemCompletion`], one entry for each target item.
+        targets ([`TargetPositions`]): The positions, with their nodes.
+        item_trie ([`ItemTrie`]): The catalogue.
+        cache ([`ShareCache`], *optional*): Shares of earlier targets; new ones are added. For a `reward_func` that is
+            fixed.
 
     Returns:
         `torch.Tensor` of shape `(E,)`: float32, the continuations of all positions one after the other.
@@ -114,8 +112,7 @@ class ShareCache:
     of replacement finds more of them.
 
     Args:
-        mib (`float`):
-            Size in MiB, of shares and keys together; 0 keeps nothing.
+        mib (`float`): Size in MiB, of shares and keys together; 0 keeps nothing.
     """
 
     def __init__(self, mib: float) -> None:

@@ -28,21 +28,15 @@ class TargetMarker:
     Marks the target items of the rows of a prepared data set, called by `datasets.Dataset.map` with indices.
 
     Args:
-        tokenizer ([`~transformers.PreTrainedTokenizerBase`]):
-            Tokenizer of the model.
-        item_trie ([`ItemTrie`], *optional*):
-            The catalogue. Without it a row's target is all of its completion.
-        dataset_name (`str`):
-            Name of the data set in error messages.
-        templated (`bool`):
-            Whether a chat template put tokens of its own around the items.
-        max_length (`int`, *optional*):
-            Length in tokens that rows are truncated to. A row that would lose tokens of an item is refused; without a
-            catalogue a cut completion is only warned of.
-        truncation_mode (`str`, *optional*, defaults to `"keep_start"`):
-            Which end of a long row is kept.
-        needs_history (`bool`, *optional*, defaults to `False`):
-            Whether a reward function reads the histories. Then none may be empty; `None` asks for no reward.
+        tokenizer ([`~transformers.PreTrainedTokenizerBase`]): Tokenizer of the model.
+        item_trie ([`ItemTrie`], *optional*): The catalogue. Without it a row's target is all of its completion.
+        dataset_name (`str`): Name of the data set in error messages.
+        templated (`bool`): Whether a chat template put tokens of its own around the items.
+        max_length (`int`, *optional*): Length in tokens that rows are truncated to. A row that would lose tokens of an
+            item is refused; without a catalogue a cut completion is only warned of.
+        truncation_mode (`str`, *optional*, defaults to `"keep_start"`): Which end of a long row is kept.
+        needs_history (`bool`, *optional*, defaults to `False`): Whether a reward function reads the histories. Then
+            none may be empty; `None` asks for no reward.
     """
 
     tokenizer: PreTrainedTokenizerBase
@@ -270,20 +264,16 @@ class TargetPositions:
     their level, and within a group in row-major order.
 
     Args:
-        groups (`list[PositionGroup]`):
-            The positions, group by group. The last group holds the positions whose next token has a label but belongs
-            to no target.
-        target_ids, token_indices (`torch.Tensor` of shape `(N,)`):
-            The next tokens, and their places among the tokens of their group.
-        items (`torch.Tensor` of shape `(N,)`):
-            0-based number of the target item in the batch.
-        nodes (`torch.Tensor` of shape `(N,)`, *optional*):
-            Trie node of each position's prefix, with an item trie.
-        edge_bounds (`list[int]`, *optional*):
-            With an item trie: of the continuations of all positions one after the other, those of position `n` are the
-            ones from `edge_bounds[n]` to `edge_bounds[n + 1] - 1`.
-        vocabulary ([`LevelVocabulary`], *optional*):
-            Tokens of each group; without it there is one group of all tokens.
+        groups (`list[PositionGroup]`): The positions, group by group. The last group holds the positions whose next
+            token has a label but belongs to no target.
+        target_ids, token_indices (`torch.Tensor` of shape `(N,)`): The next tokens, and their places among the tokens
+            of their group.
+        items (`torch.Tensor` of shape `(N,)`): 0-based number of the target item in the batch.
+        nodes (`torch.Tensor` of shape `(N,)`, *optional*): Trie node of each position's prefix, with an item trie.
+        edge_bounds (`list[int]`, *optional*): With an item trie: of the continuations of all positions one after the
+            other, those of position `n` are the ones from `edge_bounds[n]` to `edge_bounds[n + 1] - 1`.
+        vocabulary ([`LevelVocabulary`], *optional*): Tokens of each group; without it there is one group of all
+            tokens.
     """
 
     groups: list[PositionGroup]
@@ -308,14 +298,12 @@ class TargetPositions:
         loss then need not.
 
         Args:
-            input_ids, labels (`torch.Tensor` of shape `(B, S)`):
-                Tokens and labels of the batch.
-            target_items (`torch.Tensor` of shape `(B, S)`, *optional*):
-                Numbers as [`DataCollatorForItemCompletion`] gives them; by default every token with a label is one.
-            item_trie ([`ItemTrie`], *optional*):
-                The catalogue.
-            by_level (`bool`, *optional*, defaults to `False`):
-                Whether to group positions by the [`LevelVocabulary`] of the catalogue.
+            input_ids, labels (`torch.Tensor` of shape `(B, S)`): Tokens and labels of the batch.
+            target_items (`torch.Tensor` of shape `(B, S)`, *optional*): Numbers as [`DataCollatorForItemCompletion`]
+                gives them; by default every token with a label is one.
+            item_trie ([`ItemTrie`], *optional*): The catalogue.
+            by_level (`bool`, *optional*, defaults to `False`): Whether to group positions by the [`LevelVocabulary`]
+                of the catalogue.
 
         Raises:
             `ValueError`: if a target token does not continue its item in the catalogue.
