@@ -7,8 +7,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-import torch
-
 from ..data.prompt_renderer import PromptRenderer
 from ..items.item_catalog import ItemCatalog
 from ..items.item_trie import ItemTrie
@@ -150,11 +148,10 @@ class Recommender:
         self.tokenizer.save_pretrained(directory)
         self.item_trie.save(directory)
         self.catalog.save(directory)
-        token_ids = self._token_ids()
         targets = self.renderer.targets or self.catalog
         items = {
-            item: {"title": self._titles.get(item), "text": targets.text(item), "token_ids": token_ids[item]}
-            for item in token_ids
+            item: {"title": self._titles.get(item), "text": targets.text(item), "token_ids": token_ids}
+            for item, token_ids in zip(map(str, self.item_trie.item_ids), self.item_trie.sequences(), strict=True)
         }
         _write_json(directory / "item_map.json", items)
         prompts = {name: getattr(self.renderer, name) for name in _PROMPT_FIELDS}
@@ -203,21 +200,6 @@ class Recommender:
         model = AutoModelForCausalLM.from_pretrained(directory, **options).eval()
         item_trie.check_vocab_size(model.get_input_embeddings().weight.shape[0])
         return cls(model, tokenizer, item_trie, renderer, about["num_beams"])
-
-    def _token_ids(self) -> dict[str, list[int]]:
-        """Token sequence of every item, without an end token."""
-        arrays = self.item_trie.arrays
-        nodes = arrays.item_leaf.long()  # (I,)
-        backwards: list[list[int]] = [[] for _ in self.item_trie.item_ids]
-        while (nodes > 0).any():
-            for tokens, token in zip(backwards, arrays.node_tokens[nodes].tolist(), strict=True):
-                if token >= 0:  # the root has none
-                    tokens.append(token)
-            nodes = torch.where(nodes > 0, arrays.parent(nodes.clamp(min=1)), 0)
-        start = 0 if self.item_trie.end_token_id is None else 1
-        return {
-            str(item): tokens[start:][::-1] for item, tokens in zip(self.item_trie.item_ids, backwards, strict=True)
-        }
 
 
 def _write_json(path: Path, value: Any) -> None:

@@ -175,6 +175,18 @@ class ItemTrie:
         """Token sequence of an item, with the end token if the trie has one."""
         return self.arrays.path(int(self.leaf_of([item_id])))
 
+    def sequences(self, item_ids: Sequence[ItemId] | None = None) -> list[list[int]]:
+        """Token sequences of items, of all by default, without the end token."""
+        arrays = self.to("cpu").arrays
+        nodes = arrays.item_leaf.long() if item_ids is None else self.leaf_of(item_ids).cpu()  # (I,)
+        backwards: list[list[int]] = [[] for _ in range(len(nodes))]
+        while nodes.any():
+            for tokens, token in zip(backwards, arrays.node_tokens[nodes].tolist(), strict=True):
+                if token not in (-1, self.end_token_id):  # the root has none
+                    tokens.append(token)
+            nodes = arrays.parent(nodes).clamp(min=0)
+        return [tokens[::-1] for tokens in backwards]
+
     def children(self, nodes: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """
         All continuations of nodes `(N,)`: row `n`, token and child node of each edge, each `(E,)`, by row and token.

@@ -13,6 +13,7 @@ from transformers import AutoModelForCausalLM, GenerationConfig
 from .._version import __version__
 from ..evaluation.recommender import Recommender
 from ..model.merge_adapter import merge_adapter
+from ..report.markdown import table
 from ..report.results import METRICS
 from .evaluate import recommender_of
 from .options import ExportOptions, InputError, input_errors
@@ -83,7 +84,7 @@ def model_card(
         "## Evaluation",
         _evaluation(metrics),
         "## Files",
-        _table("files", "hold", {f"`{name}`": text for name, text in FILES.items()}),
+        table(["files", "hold"], [[f"`{name}`", text] for name, text in FILES.items()]),
     ]
     return "\n\n".join(parts) + "\n"
 
@@ -96,8 +97,8 @@ def _training(method: str | None, settings: dict[str, Any]) -> str:
         "[arXiv 2602.17410](https://arxiv.org/abs/2602.17410)).",
         "SFT": "Fine-tuned on the next item alone (SFT).",
     }[method]
-    shown = {f"`{name}`": value for name, value in settings.items() if name != "method" and value is not None}
-    return f"{how}\n\n{_table('setting', 'value', shown)}"
+    shown = [[f"`{name}`", str(value)] for name, value in settings.items() if name != "method" and value is not None]
+    return f"{how}\n\n{table(['setting', 'value'], shown)}"
 
 
 def _evaluation(metrics: dict[str, Any] | None) -> str:
@@ -105,15 +106,10 @@ def _evaluation(metrics: dict[str, Any] | None) -> str:
         return "None was given when the model was exported."
     (figures,) = metrics["methods"].values()
     errors = figures["standard_error"]
-    rows = {metric: f"{figures[metric]:.4f} ± {errors[metric]:.4f}" for metric in METRICS if metric in figures}
+    rows = [[metric, f"{figures[metric]:.4f} ± {errors[metric]:.4f}"] for metric in METRICS if metric in figures]
     how = ", ".join(f"{name} {value}" for name, value in figures["settings"].items())
-    table = _table("metric", "mean ± one standard error", rows)
-    return f"The whole catalogue ranked for every user of the {metrics['split']} split ({how}).\n\n{table}"
-
-
-def _table(first: str, second: str, rows: dict[str, Any]) -> str:
-    lines = [f"| {first} | {second} |", "| --- | --- |", *(f"| {name} | {value} |" for name, value in rows.items())]
-    return "\n".join(lines)
+    about = f"The whole catalogue ranked for every user of the {metrics['split']} split ({how})."
+    return f"{about}\n\n{table(['metric', 'mean ± one standard error'], rows)}"
 
 
 def export(options: ExportOptions) -> dict[str, int]:

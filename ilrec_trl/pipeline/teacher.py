@@ -25,7 +25,6 @@ from ..rewards.sasrec_training import (
     sasrec_training_arguments,
     train_sasrec,
 )
-from ..rewards.shared_vectors import item_tokens
 from ..rewards.transitions import TransitionReward
 from .baselines import popularity_ranks, transition_ranks
 from .option_checks import NEEDS_FOLDS, check_teacher
@@ -80,7 +79,7 @@ def teacher_features(options: TeacherOptions, prepared: PreparedData) -> list[li
             f"--sasrec_item_tokens cannot be had for {len(item_ids):,} items: above {FULL_SOFTMAX_ITEMS:,} SASRec's "
             "softmax is sampled; leave it out"
         )
-    return item_tokens(prepared.item_trie, item_ids) if _learns_tokens(options, sampled) else None
+    return prepared.item_trie.sequences(item_ids) if _learns_tokens(options, sampled) else None
 
 
 def _learns_tokens(options: TeacherOptions, sampled: bool) -> bool:

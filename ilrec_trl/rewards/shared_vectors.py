@@ -14,7 +14,7 @@ from .sasrec import SASRecModel
 
 
 if TYPE_CHECKING:
-    from ..items.item_trie import ItemTrie
+    pass
 
 ItemFeatures = Sequence[Sequence[Hashable]]
 
@@ -100,22 +100,6 @@ def share_vectors(model: SASRecModel, item_features: ItemFeatures) -> None:
     for module, std, first_row in matrices:
         shared = SharedVectors(numbers, config.hidden_size, std, first_row)
         parametrize.register_parametrization(module, "weight", shared.to(model.device))
-
-
-def item_tokens(item_trie: ItemTrie, item_ids: Sequence[str]) -> list[list[int]]:
-    """
-    Token ids of each of `item_ids` without the end token, as features: codes of semantic IDs, or words of titles.
-    """
-    trie = item_trie.to("cpu")
-    nodes = trie.leaf_of(item_ids)  # (I,)
-    rows: list[list[int]] = [[] for _ in item_ids]
-    while nodes.any():
-        tokens = trie.arrays.node_tokens[nodes]  # (I,), -1 at the root
-        for row, token in zip(rows, tokens.tolist(), strict=True):
-            if token not in (-1, trie.end_token_id):
-                row.append(token)
-        nodes = trie.arrays.parent(nodes).clamp(min=0)
-    return [row[::-1] for row in rows]
 
 
 def fold_vectors(model: SASRecModel) -> None:

@@ -6,7 +6,7 @@ from ilrec_trl.data.splits import NextItemExample, Splits, UserSequence
 from ilrec_trl.items.item_trie import ItemTrie
 from ilrec_trl.rewards.sasrec import SASRecConfig, SASRecModel
 from ilrec_trl.rewards.sasrec_training import evaluate_sasrec, sasrec_training_arguments, train_sasrec
-from ilrec_trl.rewards.shared_vectors import fold_vectors, item_tokens, share_vectors
+from ilrec_trl.rewards.shared_vectors import fold_vectors, share_vectors
 
 
 FEATURES = [["string", "large"], ["string"], ["drum", "large"], [], ["string", "string"]]
@@ -105,8 +105,8 @@ class Watch(TrainerCallback):
 def test_item_tokens_are_those_of_the_trie_without_the_end():
     sequences = {"a": [5, 6, 7], "b": [5], "c": [4, 5, 5], "d": [5]}
     trie = ItemTrie.from_sequences(sequences, end_token_id=2)
-    assert item_tokens(trie, ["c", "a", "d", "b"]) == [[4, 5, 5], [5, 6, 7], [5], [5]]
-    assert item_tokens(ItemTrie.from_sequences({"a": [3, 2], "b": [4]}), ["a", "b"]) == [[3, 2], [4]]
+    assert trie.sequences(["c", "a", "d", "b"]) == [[4, 5, 5], [5, 6, 7], [5], [5]]
+    assert ItemTrie.from_sequences({"a": [3, 2], "b": [4]}).sequences() == [[3, 2], [4]]
 
 
 @pytest.mark.parametrize(
