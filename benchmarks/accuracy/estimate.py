@@ -22,7 +22,7 @@ from ilrec_trl.pipeline.teacher import teacher_arguments, teacher_config, teache
 from ilrec_trl.pipeline.train import build_model
 from ilrec_trl.report.console import duration
 from ilrec_trl.rewards.sasrec import SASRecModel
-from ilrec_trl.rewards.sasrec_training import num_sasrec_steps, sasrec_optimizer
+from ilrec_trl.rewards.sasrec_training import sasrec_optimizer, steps_of_epochs, with_min_steps
 from ilrec_trl.rewards.shared_vectors import share_vectors
 
 
@@ -116,7 +116,8 @@ def _sasrec(prepared: PreparedData, teacher: TeacherOptions) -> float:
     trainings = teacher.sasrec_ensemble * teacher.sasrec_folds
     if teacher.sasrec_folds > 1:  # each is trained without one of them
         rows = math.ceil(rows * (1 - 1 / teacher.sasrec_folds))
-    steps = num_sasrec_steps(args, rows)
+    args = with_min_steps(args, rows)
+    steps = args.max_steps if args.max_steps > 0 else steps_of_epochs(args, rows)
     share = SASREC_SHARE if steps > args.min_steps else MIN_STEPS_SHARE
     return trainings * (STAGE_OVERHEAD + share * steps * (_time(step) + STEP_OVERHEAD))
 

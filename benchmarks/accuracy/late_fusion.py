@@ -31,6 +31,7 @@ from ilrec_trl.pipeline.prepared_data import PreparedData
 from ilrec_trl.pipeline.teacher import load_teacher
 from ilrec_trl.report.console import metrics_table, show
 from ilrec_trl.report.results import MethodRanks, summarise_methods, write_ranks, write_results
+from ilrec_trl.rewards.combined_rewards import EnsembleReward
 from ilrec_trl.rewards.rewards import RewardFunc, SASRecReward
 from ilrec_trl.rewards.sasrec_group import SASRecGroup
 
@@ -265,7 +266,7 @@ def fused_ranks(
         model,
         prepared.tokenizer,
         prepared.item_trie,
-        _reward_func(teacher, prepared, model),
+        mean_reward_func(teacher, prepared, model.device),
         candidates,
         evaluation.exclude_history,
         evaluation.eval_batch_size,
@@ -282,10 +283,13 @@ def fused_ranks(
     return MethodRanks(method, ranks.users, ranks.starts, ranks.ties, seed, settings)
 
 
-def _reward_func(teacher: SASRecModel | SASRecGroup, prepared: PreparedData, model: PreTrainedModel) -> RewardFunc:
-    if isinstance(teacher, SASRecGroup):
-        return teacher.mean_reward_func(prepared.item_trie, device=model.device)
-    return SASRecReward(teacher, prepared.item_trie, device=model.device)
+def mean_reward_func(
+    teacher: SASRecModel | SASRecGroup, prepared: PreparedData, device: torch.device | None = None
+) -> RewardFunc:
+    """Of several models the mean for every user, since no model was trained on the questions of an evaluation."""
+    models = teacher.models if isinstance(teacher, SASRecGroup) else [teacher]
+    rewards = [SASRecReward(model, prepared.item_trie, device=device) for model in models]
+    return rewards[0] if len(rewards) == 1 else EnsembleReward(rewards)
 
 
 def _questions(prepared: PreparedData, examples: Sequence[NextItemExample]) -> Dataset:

@@ -38,7 +38,7 @@ parser.add_argument("--num_train_epochs", type=float, default=1)
 parser.add_argument("--validation_users", type=int, default=1000)
 options = parser.parse_args()
 
-splits = Interactions.from_lc_rec(options.data).leave_one_out(short_users="train")
+splits = Interactions.load(options.data).leave_one_out(short_users="train")
 catalog = ItemCatalog.from_lc_rec(options.data)
 tokenizer = AutoTokenizer.from_pretrained(options.model)
 tokenizer.pad_token = tokenizer.pad_token or tokenizer.eos_token

@@ -178,32 +178,6 @@ class Interactions:
         read = to_columns(rows, time_unit=unit, min_rating=min_rating, items=items, bad_rows=bad_rows)
         return cls._from_columns(read, rows.bad)
 
-    @classmethod
-    def from_lc_rec(cls, folder: str | Path) -> Interactions:
-        """
-        Read a data folder in LC-Rec's format: `load(folder, format="lc_rec")`.
-
-        Args:
-            folder (`str` or `Path`): Folder with one file `inter.json` or `<name>.inter.json`, optionally gzipped, of
-                the form `{user: [item, ...]}` in time order.
-        """
-        return cls.load(folder, format="lc_rec")
-
-    @classmethod
-    def from_dataframe(
-        cls, frame: pd.DataFrame, user: str = "user", item: str = "item", timestamp: str = "timestamp"
-    ) -> Interactions:
-        """
-        Read a table of one interaction a row: `load(frame, columns={"user": user, "item": item, "time": timestamp})`.
-
-        Args:
-            frame (`pandas.DataFrame`): The table.
-            user (`str`, *optional*, defaults to `"user"`): Column of user ids.
-            item (`str`, *optional*, defaults to `"item"`): Column of item ids.
-            timestamp (`str`, *optional*, defaults to `"timestamp"`): Column of times, numbers or dates.
-        """
-        return cls.load(frame, columns={"user": user, "item": item, "time": timestamp})
-
     def save(self, directory: str | Path) -> None:
         """Write the columns to a folder, from which [`~Interactions.load`] maps them into memory."""
         save_columns(directory, self.columns)

@@ -10,54 +10,11 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from ..items.item_trie import ItemTrie
-from .item_filter import ItemFilter, ItemSets
+from .item_filter import ItemFilter
 from .prompt_decoder import PromptDecoder
 
 
 Normalise: TypeAlias = Literal["vocabulary", "continuations"]
-
-
-@torch.no_grad()
-def constrained_beam_search(
-    model: PreTrainedModel,
-    input_ids: Tensor,
-    attention_mask: Tensor,
-    item_trie: ItemTrie,
-    *,
-    num_beams: int,
-    allow: ItemSets | None = None,
-    exclude: ItemSets | None = None,
-    normalise: Normalise = "vocabulary",
-) -> tuple[Tensor, Tensor]:
-    """
-    Find the most probable items after each prompt.
-
-    A beam's score is the sum of its tokens' log-probabilities (nats), as in `generate` with a logits processor and
-    `length_penalty=0`. Items may differ in length: complete ones are kept apart from the `num_beams` that go on, and a
-    beam stops once `num_beams` complete items score higher. If `num_beams` is at least the number of distinct token
-    sequences, the result is exact. If all items have one length, shapes do not depend on the beams, and nothing waits
-    for the device before the end.
-
-    Args:
-        model (`PreTrainedModel`): Causal language model in evaluation mode.
-        input_ids (`torch.Tensor` of shape `(B, S)`): Prompts, padded on the left.
-        attention_mask (`torch.Tensor` of shape `(B, S)`): 1 on the prompts' tokens, 0 on padding.
-        item_trie ([`ItemTrie`]): The catalogue.
-        num_beams (`int`): Beams for each prompt, and results.
-        allow, exclude (*optional*):
-            As in [`recommend`]. Token sequences of at least one allowed item are found; other prefixes take no beam.
-        normalise (`"vocabulary"` or `"continuations"`, *optional*, defaults to `"vocabulary"`): As in [`recommend`].
-
-    Returns:
-        `tuple[torch.Tensor, torch.Tensor]`: leaf nodes of the trie, `(B, num_beams)`, and their scores, of the same
-        shape, float32; best first, equal scores by node id. All leaves of a row are distinct. If there are fewer than
-        `num_beams`, the rest is -1 with score `-inf`.
-    """
-    check_search_options(num_beams, normalise)
-    trie = item_trie.to(input_ids.device)
-    item_filter = ItemFilter(trie, len(input_ids), allow, exclude)
-    users = torch.arange(len(input_ids), device=input_ids.device)
-    return search(model, input_ids, attention_mask, trie, item_filter, users, num_beams, normalise)
 
 
 def check_search_options(size: int, normalise: str, name: str = "num_beams") -> None:
@@ -87,17 +44,48 @@ class _Beams:
         return _Beams(torch.cat([self.nodes, other.nodes], dim=1), torch.cat([self.scores, other.scores], dim=1))
 
 
-def search(
+@torch.no_grad()
+def constrained_beam_search(
     model: PreTrainedModel,
     input_ids: Tensor,
     attention_mask: Tensor,
-    trie: ItemTrie,
-    item_filter: ItemFilter,
-    users: Tensor,
+    item_trie: ItemTrie,
+    item_filter: ItemFilter | None = None,
+    users: Tensor | None = None,
+    *,
     num_beams: int,
-    normalise: Normalise,
+    normalise: Normalise = "vocabulary",
 ) -> tuple[Tensor, Tensor]:
-    """[`constrained_beam_search`] of some prompts, which are the `users` `(B,)` of an item filter."""
+    """
+    Find the most probable items after each prompt.
+
+    A beam's score is the sum of its tokens' log-probabilities (nats), as in `generate` with a logits processor and
+    `length_penalty=0`. Items may differ in length: complete ones are kept apart from the `num_beams` that go on, and a
+    beam stops once `num_beams` complete items score higher. If `num_beams` is at least the number of distinct token
+    sequences, the result is exact. If all items have one length, shapes do not depend on the beams, and nothing waits
+    for the device before the end.
+
+    Args:
+        model (`PreTrainedModel`): Causal language model in evaluation mode.
+        input_ids (`torch.Tensor` of shape `(B, S)`): Prompts, padded on the left.
+        attention_mask (`torch.Tensor` of shape `(B, S)`): 1 on the prompts' tokens, 0 on padding.
+        item_trie ([`ItemTrie`]): The catalogue.
+        item_filter ([`ItemFilter`], *optional*): Token sequences of at least one of its items are found; other
+            prefixes take no beam. By default all items.
+        users (`torch.Tensor` of shape `(B,)`, *optional*): Which users of the filter the prompts are; by default in
+            order.
+        num_beams (`int`): Beams for each prompt, and results.
+        normalise (`"vocabulary"` or `"continuations"`, *optional*, defaults to `"vocabulary"`): As in [`recommend`].
+
+    Returns:
+        `tuple[torch.Tensor, torch.Tensor]`: leaf nodes of the trie, `(B, num_beams)`, and their scores, of the same
+        shape, float32; best first, equal scores by node id. All leaves of a row are distinct. If there are fewer than
+        `num_beams`, the rest is -1 with score `-inf`.
+    """
+    check_search_options(num_beams, normalise)
+    trie = item_trie.to(input_ids.device)
+    item_filter = ItemFilter(trie, len(input_ids)) if item_filter is None else item_filter
+    users = torch.arange(len(input_ids), device=input_ids.device) if users is None else users  # (B,)
     arrays = trie.arrays
     decoder = PromptDecoder(model, input_ids, attention_mask, arrays.tokens if normalise == "continuations" else None)
     trie.check_vocab_size(decoder.vocab_size)

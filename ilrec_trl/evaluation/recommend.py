@@ -13,7 +13,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from ..data.prompt_tokens import Prompt, tokenize_prompts
 from ..items.item_trie import ItemId, ItemTrie
 from ..items.trie_arrays import ragged_ranges
-from .beam_search import Normalise, check_search_options, search
+from .beam_search import Normalise, check_search_options, constrained_beam_search
 from .item_filter import ItemFilter, ItemSets
 from .prompt_batches import evaluation_mode, prompt_batches, prompts_within, search_bytes
 
@@ -99,7 +99,9 @@ def recommend(
         for rows, input_ids, attention_mask in batches:
             users = torch.tensor(rows, device=trie.device)
             masked = input_ids.to(trie.device), attention_mask.to(trie.device)
-            leaves, scores = search(model, *masked, trie, item_filter, users, num_beams, normalise)
+            leaves, scores = constrained_beam_search(
+                model, *masked, trie, item_filter, users, num_beams=num_beams, normalise=normalise
+            )
             listed = _items_of(trie, item_filter, users, leaves, scores)
             for row, pairs in zip(rows, listed, strict=True):
                 results[row] = pairs[:top_k]

@@ -86,12 +86,6 @@ class SASRecGroup:
             ]
         return rewards[0] if len(rewards) == 1 else EnsembleReward(rewards)
 
-    def mean_reward_func(
-        self, item_trie: ItemTrie, temperature: float = 1.0, device: str | torch.device | None = None
-    ) -> RewardFunc:
-        """The mean of all models for every user: for evaluation, whose questions no model was trained on."""
-        return EnsembleReward([SASRecReward(model, item_trie, temperature, device) for model in self.models])
-
     @classmethod
     def load(cls, folder: str | Path) -> SASRecGroup:
         """Read what [`train_sasrec_group`] wrote."""

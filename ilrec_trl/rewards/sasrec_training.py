@@ -197,14 +197,8 @@ def sasrec_training_arguments(output_dir: str | Path, **changes: Any) -> SASRecT
     return SASRecTrainingArguments(output_dir=str(output_dir), **(settings | length | changes))
 
 
-def num_sasrec_steps(args: TrainingArguments, num_rows: int) -> int:
-    """Number of updates with `args` and so many training rows; `min_steps` counts."""
-    if args.max_steps > 0:
-        return args.max_steps
-    return max(_steps_of_epochs(args, num_rows), getattr(args, "min_steps", 0))
-
-
-def _steps_of_epochs(args: TrainingArguments, num_rows: int) -> int:
+def steps_of_epochs(args: TrainingArguments, num_rows: int) -> int:
+    """Number of updates that the epochs of `args` make with so many training rows."""
     batch = args.train_batch_size * args.gradient_accumulation_steps * args.world_size
     return math.ceil(math.ceil(num_rows / batch) * args.num_train_epochs)
 
@@ -212,7 +206,7 @@ def _steps_of_epochs(args: TrainingArguments, num_rows: int) -> int:
 def with_min_steps(args: TrainingArguments, num_rows: int) -> TrainingArguments:
     """The arguments, with `max_steps` set if `min_steps` asks for more updates than the epochs make."""
     least = getattr(args, "min_steps", 0)
-    if args.max_steps > 0 or _steps_of_epochs(args, num_rows) >= least:
+    if args.max_steps > 0 or steps_of_epochs(args, num_rows) >= least:
         return args
     args = copy.copy(args)
     args.max_steps = least

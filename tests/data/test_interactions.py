@@ -27,23 +27,23 @@ class TestInteractionsLoading:
         opener = gzip.open if name.endswith(".gz") else open
         with opener(tmp_path / name, "wt") as file:
             json.dump({"0": [5, 6]}, file)
-        assert Interactions.from_lc_rec(tmp_path).sequences == [["5", "6"]]
+        assert Interactions.load(tmp_path, format="lc_rec").sequences == [["5", "6"]]
 
     def test_lc_rec_folder_refuses_nothing_several_and_other_forms(self, tmp_path):
         with pytest.raises(FileNotFoundError, match="expected `inter.json`"):
-            Interactions.from_lc_rec(tmp_path)
+            Interactions.load(tmp_path, format="lc_rec")
         (tmp_path / "inter.json").write_text("[1, 2]")
         with pytest.raises(ValueError, match="not of the form"):
-            Interactions.from_lc_rec(tmp_path)
+            Interactions.load(tmp_path, format="lc_rec")
         (tmp_path / "a.inter.json").write_text("{}")
         with pytest.raises(ValueError, match=r"holds a\.inter\.json, inter\.json"):
-            Interactions.from_lc_rec(tmp_path)
+            Interactions.load(tmp_path, format="lc_rec")
 
     def test_dataframe_is_sorted_by_time_and_ties_keep_their_order(self):
         frame = pd.DataFrame(
             {"user": ["a", "b", "a", "a"], "item": [1, 2, 3, 4], "timestamp": [30, 5, 10, 30]},
         )
-        interactions = Interactions.from_dataframe(frame)
+        interactions = Interactions.load(frame)
         assert interactions.users == ["a", "b"]
         assert interactions.sequences == [["3", "1", "4"], ["2"]]
         assert interactions.timestamps == [[10.0, 30.0, 30.0], [5.0]]
@@ -52,18 +52,18 @@ class TestInteractionsLoading:
         dates = pd.to_datetime(["2020-01-01 00:00:02", "2020-01-01 00:00:01"])
         for resolution in ("s", "us", "ns"):
             frame = pd.DataFrame({"user": [1, 1], "item": [1, 2], "timestamp": dates.as_unit(resolution)})
-            interactions = Interactions.from_dataframe(frame)
+            interactions = Interactions.load(frame)
             assert interactions.timestamps == [[1577836801.0, 1577836802.0]]
             assert interactions.sequences == [["2", "1"]]
 
     def test_dataframe_refusals(self):
         frame = pd.DataFrame({"user": [1.0, 2.0], "item": ["a", None], "time": [1, 2]})
         with pytest.raises(ValueError, match=r"No column 'timestamp' among \['user', 'item', 'time'\]"):
-            Interactions.from_dataframe(frame)
+            Interactions.load(frame, columns={"time": "timestamp"})
         with pytest.raises(ValueError, match="'user' are floats"):
-            Interactions.from_dataframe(frame, timestamp="time")
+            Interactions.load(frame, columns={"time": "time"})
         with pytest.raises(ValueError, match=r"1 bad row in the table: 1 without an item \(row 1\)"):
-            Interactions.from_dataframe(frame.astype({"user": int}), timestamp="time")
+            Interactions.load(frame.astype({"user": int}))
 
     def test_constructor_refusals(self):
         with pytest.raises(ValueError, match="2 users and 1 sequences"):
@@ -210,7 +210,7 @@ def test_the_history_of_one_user_is_found_without_lists_of_all(tmp_path):
 def test_instruments_as_published():
     if not INSTRUMENTS.exists():
         pytest.skip("the real Instruments data is not beside the project")
-    interactions = Interactions.from_lc_rec(INSTRUMENTS)
+    interactions = Interactions.load(INSTRUMENTS)
     assert (len(interactions), len(interactions.items), interactions.num_interactions) == (24_772, 9_922, 206_153)
     # The published data is a 5-core of users and items.
     assert interactions.k_core(5).num_interactions == 206_153

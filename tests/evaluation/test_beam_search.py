@@ -23,7 +23,9 @@ from transformers import (
 )
 
 from ilrec_trl import ItemTrie
-from ilrec_trl.evaluation.beam_search import _sort_keys, constrained_beam_search
+from ilrec_trl.evaluation import beam_search
+from ilrec_trl.evaluation.beam_search import _sort_keys
+from ilrec_trl.evaluation.item_filter import ItemFilter
 from ilrec_trl.evaluation.prompt_decoder import PromptDecoder
 from tests.references import naive_beam_search, naive_ranking, naive_token_scores
 
@@ -95,6 +97,12 @@ def token_scores(model):
 @pytest.fixture(scope="module")
 def shares_of_continuations(model):
     return scores_of_tokens(model, "continuations")
+
+
+def constrained_beam_search(model, input_ids, attention_mask, trie, *, allow=None, exclude=None, **options):
+    """The search with the items that the lists leave."""
+    item_filter = ItemFilter(trie, len(input_ids), allow, exclude)
+    return beam_search.constrained_beam_search(model, input_ids, attention_mask, trie, item_filter, **options)
 
 
 def found_by_search(model, trie, num_beams, prompts=PROMPTS, **options):

@@ -19,7 +19,7 @@ from ilrec_trl.pipeline.prepare import prepare
 from ilrec_trl.pipeline.teacher import teacher_ranks, teacher_reward, teacher_settings, train_teacher
 from ilrec_trl.report.markdown import teacher_note
 from ilrec_trl.rewards.sasrec import SASRecConfig, SASRecModel
-from ilrec_trl.rewards.sasrec_training import num_sasrec_steps
+from ilrec_trl.rewards.sasrec_training import steps_of_epochs, with_min_steps
 from ilrec_trl.rewards.transitions import TransitionReward
 
 
@@ -65,7 +65,8 @@ def test_without_validation_items_fewer_updates_have_to_do(data_folder, tmp_path
     asked = []
 
     def train(splits, item_ids, args, **settings):
-        asked.append(num_sasrec_steps(args, len(splits.train)))
+        args = with_min_steps(args, len(splits.train))
+        asked.append(args.max_steps if args.max_steps > 0 else steps_of_epochs(args, len(splits.train)))
         return SASRecModel(SASRecConfig(item_ids=item_ids, hidden_size=8, num_attention_heads=1))
 
     monkeypatch.setattr("ilrec_trl.pipeline.teacher.train_sasrec", train)

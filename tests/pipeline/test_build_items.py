@@ -40,7 +40,7 @@ def test_build_writes_a_data_set_and_new_items_join_it(folder, capsys):
     catalog, ids = ItemCatalog.from_lc_rec(folder / "ids"), SemanticIds.load(folder / "ids")
     assert catalog.semantic_ids == ids.tokens
     assert catalog.titles == [about["title"] for about in ITEMS.values()]
-    assert len(Interactions.from_lc_rec(folder / "ids")) == 30
+    assert len(Interactions.load(folder / "ids")) == 30
     kinds = {(row[0], int(item) % 3) for item, row in zip(ids.item_ids, ids.codes.tolist(), strict=True)}
     assert len(kinds) == 3  # one code a kind
     index, titles = read_minionerec_info(folder / "ids" / "minionerec" / "info" / "Arts.txt")

@@ -14,11 +14,17 @@ from ilrec_trl.rewards.sasrec_training import (
     _ranking_quality,
     _training_rows,
     evaluate_sasrec,
-    num_sasrec_steps,
     sasrec_training_arguments,
+    steps_of_epochs,
     train_sasrec,
+    with_min_steps,
 )
 from ilrec_trl.rewards.sequence_batches import IGNORE_INDEX
+
+
+def num_steps(args, num_rows):
+    args = with_min_steps(args, num_rows)
+    return args.max_steps if args.max_steps > 0 else steps_of_epochs(args, num_rows)
 
 
 ITEMS = [str(item) for item in range(12)]
@@ -125,12 +131,12 @@ class TestTrainSASRec:
 
     def test_how_long_it_trains(self, tmp_path):
         default = sasrec_training_arguments(tmp_path, use_cpu=True)
-        assert num_sasrec_steps(default, 640) == 2_000  # 14 epochs of 10
-        assert num_sasrec_steps(default, 64_000) == 14_000
-        assert num_sasrec_steps(sasrec_training_arguments(tmp_path, use_cpu=True, num_train_epochs=3), 640) == 30
-        assert num_sasrec_steps(sasrec_training_arguments(tmp_path, use_cpu=True, max_steps=7), 640) == 7
-        assert num_sasrec_steps(sasrec_training_arguments(tmp_path, use_cpu=True, min_steps=0), 640) == 140
-        assert num_sasrec_steps(TrainingArguments(str(tmp_path), use_cpu=True, num_train_epochs=2), 80) == 20
+        assert num_steps(default, 640) == 2_000  # 14 epochs of 10
+        assert num_steps(default, 64_000) == 14_000
+        assert num_steps(sasrec_training_arguments(tmp_path, use_cpu=True, num_train_epochs=3), 640) == 30
+        assert num_steps(sasrec_training_arguments(tmp_path, use_cpu=True, max_steps=7), 640) == 7
+        assert num_steps(sasrec_training_arguments(tmp_path, use_cpu=True, min_steps=0), 640) == 140
+        assert num_steps(TrainingArguments(str(tmp_path), use_cpu=True, num_train_epochs=2), 80) == 20
 
     def test_without_a_bound_on_gradients_sampling_trains_too(self, tmp_path):
         config = small_config()

@@ -8,7 +8,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from benchmarks.accuracy.late_fusion import WEIGHTS, FusionOptions, LateFusion, choose_weight, fused_ranks, main
+from benchmarks.accuracy.late_fusion import WEIGHTS, FusionOptions, LateFusion, choose_weight, fused_ranks, main, mean_reward_func
 from ilrec_trl.cli import main as ilrec
 from ilrec_trl.evaluation.evaluator import RecommendationEvaluator, UserRanks
 from ilrec_trl.evaluation.exact_ranking import rank_items
@@ -169,7 +169,7 @@ def test_a_weight_is_chosen_on_validation(folder, capsys):
 def test_of_several_the_mean_counts_for_everybody(prepared, folder):
     model = build_model(prepared, ModelOptions(hidden_size=16, num_hidden_layers=2, num_attention_heads=2), seed=0)
     group = train_teacher(prepared, TeacherOptions(**SMALL | {"sasrec_folds": 2}), folder / "group", seed=0)
-    mean = group.mean_reward_func(prepared.item_trie)
+    mean = mean_reward_func(group, prepared)
     users = [user for user, _ in prepared.splits.train[:4]]
     each = np.stack([mean([["1", "2"]], user=[user]).numpy() for user in [*users, "stranger"]])
     assert np.ptp(each, axis=0).max() == 0
