@@ -259,21 +259,10 @@ COMMANDS: dict[str, tuple[str, list[Any], Callable[..., None]]] = {
     "sasrec": ("Train SASRec on prepared data", [o.StageOptions, o.TeacherOptions], _sasrec),
     "train": (
         "Fine-tune a language model on prepared data, by ILRec or plain SFT",
-        [
-            o.StageOptions,
-            o.MethodOptions,
-            o.ModelOptions,
-            o.TeacherOptions,
-            o.TrainingOptions,
-            o.EvaluationOptions,
-        ],
+        [o.StageOptions, o.MethodOptions, o.ModelOptions, o.TeacherOptions, o.TrainingOptions, o.EvaluationOptions],
         _train,
     ),
-    "evaluate": (
-        "Rank the catalogue for every user of a split",
-        [o.EvaluateOptions, o.RankingOptions],
-        _evaluate,
-    ),
+    "evaluate": ("Rank the catalogue for every user of a split", [o.EvaluateOptions, o.RankingOptions], _evaluate),
     "recommend": ("Recommend items to one user", [o.RecommendOptions], _recommend),
     "export": ("Write a trained model with all that recommending takes", [o.ExportOptions], _export),
     "run": (

@@ -51,10 +51,7 @@ def within(column: pa.Array, wanted: Collection[Any]) -> NDArray[np.bool_]:
 
 
 def not_repeated(
-    rows: NDArray[np.int32],
-    codes: NDArray[np.int32],
-    times: NDArray[np.float64] | None,
-    which: DropRepeats,
+    rows: NDArray[np.int32], codes: NDArray[np.int32], times: NDArray[np.float64] | None, which: DropRepeats
 ) -> NDArray[np.bool_]:
     """
     Mask `(N,)` of the interactions that are not repeats.

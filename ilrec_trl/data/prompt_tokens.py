@@ -16,9 +16,7 @@ BATCH_ROWS = 4096  # rows that the tokenizer gets in one call
 
 
 def tokenize_prompts(
-    tokenizer: PreTrainedTokenizerBase,
-    prompts: Sequence[Prompt],
-    chat_template_kwargs: dict[str, Any] | None = None,
+    tokenizer: PreTrainedTokenizerBase, prompts: Sequence[Prompt], chat_template_kwargs: dict[str, Any] | None = None
 ) -> list[list[int]]:
     """
     Token ids of prompts alone: of a text with the special tokens that the tokenizer adds, of a conversation with the

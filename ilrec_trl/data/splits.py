@@ -191,9 +191,7 @@ def leave_one_out(columns: Columns, short_users: str) -> Splits:
 
 
 def global_time(
-    columns: Columns,
-    moments: tuple[float | str | None, float | str | None],
-    shares: tuple[float | None, float | None],
+    columns: Columns, moments: tuple[float | str | None, float | str | None], shares: tuple[float | None, float | None]
 ) -> Splits:
     """Splits as [`Interactions.global_time`] describes them."""
     times = timed(columns.times)

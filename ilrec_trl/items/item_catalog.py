@@ -429,9 +429,5 @@ def _title_tokenizer(titles: Sequence[str], vocab_size: int) -> PreTrainedTokeni
 def _wrap(tokenizer: Tokenizer) -> PreTrainedTokenizerFast:
     pad, eos, unk = SPECIAL_TOKENS
     return PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer,
-        pad_token=pad,
-        eos_token=eos,
-        unk_token=unk,
-        clean_up_tokenization_spaces=False,
+        tokenizer_object=tokenizer, pad_token=pad, eos_token=eos, unk_token=unk, clean_up_tokenization_spaces=False
     )

@@ -16,16 +16,8 @@ if TYPE_CHECKING:
     import torch
 
 PACKAGES = (
-    "torch",
-    "transformers",
-    "trl",
-    "peft",
-    "datasets",
-    "accelerate",
-    "safetensors",
-    "evaluate",
-    "numpy",
-    "pyarrow",
+    *("torch", "transformers", "trl", "peft", "datasets"),
+    *("accelerate", "safetensors", "evaluate", "numpy", "pyarrow"),
 )
 
 

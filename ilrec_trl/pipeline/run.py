@@ -17,14 +17,7 @@ from typing import Any
 from ..data.splits import sample
 from ..report.console import metrics_table, seconds_table, show
 from ..report.markdown import ExampleList, epochs_note, render_report, run_settings, teacher_notes, verdict
-from ..report.results import (
-    MethodRanks,
-    RunResult,
-    compare_methods,
-    summarise_methods,
-    write_ranks,
-    write_results,
-)
+from ..report.results import MethodRanks, RunResult, compare_methods, summarise_methods, write_ranks, write_results
 from .baselines import popularity_ranks, transition_ranks
 from .environment import device, revision, versions
 from .evaluate import load_model, model_ranks, recommender_of

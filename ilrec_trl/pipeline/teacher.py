@@ -198,10 +198,7 @@ def teacher_settings(model: Teacher, options: TeacherOptions, seed: int) -> dict
 
 
 def teacher_ranks(
-    model: Teacher,
-    examples: Sequence[NextItemExample],
-    settings: dict[str, Any],
-    exclude_history: bool = False,
+    model: Teacher, examples: Sequence[NextItemExample], settings: dict[str, Any], exclude_history: bool = False
 ) -> MethodRanks:
     """Ranks of SASRec over all items; of several, by their mean probability."""
     ranks = evaluate_sasrec(_models(model), examples, exclude_history=exclude_history).astype(np.float64)

@@ -67,8 +67,7 @@ class ILRecConfig(SFTConfig):
         },
     )
     negative_selection: str = field(
-        default="threshold",
-        metadata={"help": "How negatives are selected.", "choices": ["threshold", "top_k"]},
+        default="threshold", metadata={"help": "How negatives are selected.", "choices": ["threshold", "top_k"]}
     )
     negative_threshold: float = field(
         default=0.8,
@@ -93,8 +92,7 @@ class ILRecConfig(SFTConfig):
         metadata={"help": "Strength of the penalty on negatives. Defaults to 3 with an item trie, 1 without."},
     )
     cpo_penalty: str = field(
-        default="additive",
-        metadata={"help": "Form of the penalty.", "choices": ["additive", "multiplicative"]},
+        default="additive", metadata={"help": "Form of the penalty.", "choices": ["additive", "multiplicative"]}
     )
     cpd_weight: float = field(
         default=0.05, metadata={"help": "Weight of the cross-layer distillation (the paper's lambda)."}
@@ -104,17 +102,14 @@ class ILRecConfig(SFTConfig):
         metadata={"help": "Weight of the collaborative rewards (the paper's mu). Defaults to 3 with a reward."},
     )
     crr_scope: str = field(
-        default="prefix",
-        metadata={"help": "Tokens that share the reward.", "choices": ["negatives", "prefix"]},
+        default="prefix", metadata={"help": "Tokens that share the reward.", "choices": ["negatives", "prefix"]}
     )
     crr_temperature: float = field(default=1.0, metadata={"help": "Temperature of the rewards."})
     max_logits_mib: float = field(
-        default=256.0,
-        metadata={"help": "Budget in MiB for logits; positions that need more are computed in blocks."},
+        default=256.0, metadata={"help": "Budget in MiB for logits; positions that need more are computed in blocks."}
     )
     reward_cache_mib: float = field(
-        default=512.0,
-        metadata={"help": "Budget in MiB for cached rewards of targets, with a fixed reward function."},
+        default=512.0, metadata={"help": "Budget in MiB for cached rewards of targets, with a fixed reward function."}
     )
 
     @classmethod

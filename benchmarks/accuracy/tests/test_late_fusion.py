@@ -8,7 +8,15 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from benchmarks.accuracy.late_fusion import WEIGHTS, FusionOptions, LateFusion, choose_weight, fused_ranks, main, mean_reward_func
+from benchmarks.accuracy.late_fusion import (
+    WEIGHTS,
+    FusionOptions,
+    LateFusion,
+    choose_weight,
+    fused_ranks,
+    main,
+    mean_reward_func,
+)
 from ilrec_trl.cli import main as ilrec
 from ilrec_trl.evaluation.evaluator import RecommendationEvaluator, UserRanks
 from ilrec_trl.evaluation.exact_ranking import rank_items
