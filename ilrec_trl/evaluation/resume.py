@@ -57,7 +57,7 @@ class FinishedUsers:
         if others := [name for name, value in self.about.items() if found.get(name) != value]:
             raise ValueError(
                 f"{self.directory} holds the ranks of another evaluation: its {', '.join(others)} differed. Give "
-                "the same again to go on with it, or name another folder to start anew."
+                "the same again to resume it, or name another folder to start again."
             )
         ranks: Ranks = {}
         for path in paths:

@@ -9,7 +9,6 @@ import pytest
 
 from ilrec_trl import Interactions, ItemCatalog, SemanticIds
 from ilrec_trl.cli import main
-from ilrec_trl.items.semantic_id_files import read_minionerec_info
 from ilrec_trl.pipeline.prepared_data import PreparedData
 from tests.pipeline.conftest import NUM_ITEMS
 
@@ -43,9 +42,11 @@ def test_build_writes_a_data_set_and_new_items_join_it(folder, capsys):
     assert len(Interactions.load(folder / "ids")) == 30
     kinds = {(row[0], int(item) % 3) for item, row in zip(ids.item_ids, ids.codes.tolist(), strict=True)}
     assert len(kinds) == 3  # one code a kind
-    index, titles = read_minionerec_info(folder / "ids" / "minionerec" / "info" / "Arts.txt")
-    assert index == ids.to_dict()
-    assert titles == dict(zip(catalog.item_ids, catalog.titles, strict=True))
+    info = (folder / "ids" / "minionerec" / "info" / "Arts.txt").read_text()
+    assert [line.split("\t") for line in info.splitlines()] == [
+        ["".join(tokens), title, item]
+        for item, tokens, title in zip(ids.item_ids, ids.tokens, catalog.titles, strict=True)
+    ]
     assert main(["prepare", "--data", str(folder / "ids"), "--output_dir", str(folder / "prepared")]) == 0
 
     # A file of old and new items, as a shop has it the next day.

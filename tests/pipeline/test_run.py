@@ -139,7 +139,7 @@ def test_recommend_by_user_and_by_history(run_folder, capsys):
     assert main([*base, "--user", "7"]) == 0
     assert capsys.readouterr().out.count("Thing number") == 10
     assert main([*base, "--user", "nobody"]) == 2
-    assert "no user 'nobody'" in capsys.readouterr().err
+    assert "user 'nobody', who is not among" in capsys.readouterr().err
     assert main([*base, "--history", "99"]) == 2
     assert "99" in capsys.readouterr().err
     assert main(base) == 2
