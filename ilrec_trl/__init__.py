@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from .evaluation.evaluator import RecommendationEvaluator
     from .evaluation.exact_ranking import rank_items
     from .evaluation.logits_processor import ItemTrieLogitsProcessor
+    from .evaluation.ranking_metrics import MRR, NDCG, HitRate
     from .evaluation.recommend import recommend
     from .evaluation.recommendation_callback import RecommendationCallback
     from .evaluation.recommender import Recommendation, Recommender
@@ -42,9 +43,12 @@ if TYPE_CHECKING:
     from .trainer.ilrec_trainer import ILRecTrainer
 
 __all__ = [
+    "MRR",
+    "NDCG",
     "CrossFittedReward",
     "DataCollatorForItemCompletion",
     "EnsembleReward",
+    "HitRate",
     "ILRecConfig",
     "ILRecTrainer",
     "Interactions",
@@ -95,6 +99,7 @@ _NAMES = {
     ".evaluation.evaluator": ["RecommendationEvaluator"],
     ".evaluation.exact_ranking": ["rank_items"],
     ".evaluation.logits_processor": ["ItemTrieLogitsProcessor"],
+    ".evaluation.ranking_metrics": ["HitRate", "MRR", "NDCG"],
     ".evaluation.recommend": ["recommend"],
     ".evaluation.recommendation_callback": ["RecommendationCallback"],
     ".evaluation.recommender": ["Recommendation", "Recommender"],

@@ -181,7 +181,7 @@ def _evaluate(options: o.EvaluateOptions, evaluation: o.RankingOptions) -> None:
 
 
 def _recommend(options: o.RecommendOptions) -> None:
-    from .pipeline.evaluate import recommend_items
+    from .pipeline.recommend import recommend_items
     from .report.console import list_table, show
 
     rows = [

@@ -14,10 +14,10 @@ import torch
 from benchmarks.accuracy.study_options import parts_of
 from benchmarks.accuracy.study_plan import UNTRAINED, Job, StudyPlan, slug
 from ilrec_trl.pipeline.environment import default_device
-from ilrec_trl.pipeline.evaluate import recommender_of
 from ilrec_trl.pipeline.options import EvaluationOptions, ModelOptions, TeacherOptions, TrainingOptions
 from ilrec_trl.pipeline.prepare import prepare
 from ilrec_trl.pipeline.prepared_data import PreparedData
+from ilrec_trl.pipeline.recommend import recommender_of
 from ilrec_trl.pipeline.teacher import teacher_arguments, teacher_config, teacher_features
 from ilrec_trl.pipeline.train import build_model
 from ilrec_trl.report.console import duration

@@ -25,9 +25,9 @@ from ilrec_trl.evaluation.exact_ranking import ranks_of_scores
 from ilrec_trl.evaluation.metrics import metric_values
 from ilrec_trl.evaluation.recommend import recommend
 from ilrec_trl.items.trie_arrays import check_item_scores
-from ilrec_trl.pipeline.evaluate import load_model
 from ilrec_trl.pipeline.options import EvaluationOptions, InputError
 from ilrec_trl.pipeline.prepared_data import PreparedData
+from ilrec_trl.pipeline.recommend import load_model
 from ilrec_trl.pipeline.teacher import load_teacher
 from ilrec_trl.report.console import metrics_table, show
 from ilrec_trl.report.results import MethodRanks, summarise_methods, write_ranks, write_results

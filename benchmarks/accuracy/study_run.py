@@ -31,10 +31,11 @@ from benchmarks.accuracy.study_options import parts_of
 from benchmarks.accuracy.training import METHODS, train_method
 from ilrec_trl.pipeline.baselines import popularity_ranks, transition_ranks
 from ilrec_trl.pipeline.environment import device, revision, versions
-from ilrec_trl.pipeline.evaluate import load_model, model_ranks
+from ilrec_trl.pipeline.evaluate import model_ranks
 from ilrec_trl.pipeline.options import InputError, PipelineOptions
 from ilrec_trl.pipeline.prepare import prepare
 from ilrec_trl.pipeline.prepared_data import PreparedData
+from ilrec_trl.pipeline.recommend import load_model
 from ilrec_trl.pipeline.teacher import load_teacher, teacher_ranks, teacher_settings, train_teacher
 from ilrec_trl.pipeline.train import TrainedModel, fit
 from ilrec_trl.report.results import MethodRanks, summarise_methods, write_ranks, write_results

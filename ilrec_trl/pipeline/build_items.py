@@ -40,15 +40,7 @@ Items = dict[str, dict[str, Any]]
 def build_items(
     source: ItemSourceOptions, text: TextVectorOptions, collaborative: CollaborativeOptions, code: CodeOptions
 ) -> dict[str, Any]:
-    """
-    Build semantic IDs and write them, what new items need, and the report.
-
-    Returns:
-        `dict`: What `report.json` holds.
-
-    Raises:
-        `InputError`: with one line on what cannot be used.
-    """
+    """Build semantic IDs and write them, what new items need, and the report. Returns what `report.json` holds."""
     check_items_build(source, text, collaborative, code)
     with input_errors():
         origin, folder = Path(source.items).resolve(), Path(source.output_dir).resolve()
@@ -74,15 +66,7 @@ def build_items(
 
 
 def add_items(source: ItemSourceOptions, new: NewItemOptions) -> dict[str, Any]:
-    """
-    Give new items IDs by the codebooks of those before; what was there stays as it is.
-
-    Returns:
-        `dict`: What `report.json` holds.
-
-    Raises:
-        `InputError`: with one line on what cannot be used.
-    """
+    """Give new items IDs by the codebooks of those before; what was there stays as it is. Returns what `report.json` holds."""
     with input_errors():
         folder = Path(new.semantic_ids)
         if not (folder / "semantic_ids.json").is_file():
@@ -106,15 +90,7 @@ def add_items(source: ItemSourceOptions, new: NewItemOptions) -> dict[str, Any]:
 
 
 def report_items(options: ItemReportOptions) -> dict[str, Any]:
-    """
-    Write the report of semantic IDs that were made anywhere.
-
-    Returns:
-        `dict`: What `report.json` holds.
-
-    Raises:
-        `InputError`: with one line on what cannot be used.
-    """
+    """Write the report of semantic IDs that were made anywhere. Returns what `report.json` holds."""
     with input_errors():
         index = read_index(_find(options.data, "index.json"))
         about = find_json(options.data, "item.json")

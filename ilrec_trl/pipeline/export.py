@@ -15,9 +15,9 @@ from ..evaluation.recommender import Recommender
 from ..model.merge_adapter import merge_adapter
 from ..report.markdown import table
 from ..report.results import METRICS
-from .evaluate import recommender_of
 from .options import ExportOptions, InputError, input_errors
 from .prepared_data import PreparedData
+from .recommend import recommender_of
 
 
 if TYPE_CHECKING:

@@ -6,9 +6,6 @@ from collections.abc import Iterable
 from dataclasses import fields
 from typing import Any, NamedTuple
 
-from trl import SFTConfig
-
-from ..trainer.ilrec_config import ILRecConfig
 from .item_options import CodeOptions, CollaborativeOptions, ItemSourceOptions, TextVectorOptions
 from .options import (
     DataOptions,
@@ -133,6 +130,10 @@ def check_train(method: str, options: PipelineOptions) -> None:
     why = plain if method == "sft" else "--crr_weight 0 trains without rewards"
     _refuse(teacher, Rule(not uses_rewards, sorted(changed(teacher)), why))
     if method == "sft":
+        from trl import SFTConfig  # not at the top, as commands that do not train start faster without
+
+        from ..trainer.ilrec_config import ILRecConfig
+
         own = {each.name for each in fields(ILRecConfig)} - {each.name for each in fields(SFTConfig)}
         given = mapping("trainer_args", training.trainer_args, '{"max_steps": 10}')
         if names := sorted(given.keys() & own):

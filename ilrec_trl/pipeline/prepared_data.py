@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from ..data.interactions import Interactions
 from ..data.prompt_renderer import PromptRenderer
-from ..data.prompt_tokens import Prompt, tokenize_prompts, tokenize_rows
+from ..data.prompt_tokens import tokenize_prompts, tokenize_rows
 from ..data.prompts import next_item_dataset, sequence_dataset
 from ..data.splits import NextItemExample, Splits
 from ..data.tasks import task_dataset
@@ -97,10 +97,6 @@ class PreparedData:
     def questions(self, examples: Sequence[NextItemExample]) -> Dataset:
         """Prompts and targets of questions, such as `splits.test`."""
         return next_item_dataset(examples, self.renderer)
-
-    def prompts(self, histories: Sequence[list[str]]) -> list[Prompt]:
-        """Prompts after histories of item ids."""
-        return self.renderer.prompts(histories)
 
     def describe(self, item: str) -> str:
         """What a reader knows an item by: its title where there is one."""

@@ -20,11 +20,12 @@ from ..report.markdown import ExampleList, epochs_note, render_report, run_setti
 from ..report.results import MethodRanks, RunResult, compare_methods, summarise_methods, write_ranks, write_results
 from .baselines import popularity_ranks, transition_ranks
 from .environment import device, revision, versions
-from .evaluate import load_model, model_ranks, recommender_of
+from .evaluate import model_ranks
 from .option_checks import check_run, check_sasrec, check_train
 from .options import MethodOptions, PipelineOptions, PromptOptions, RunOptions, StageOptions, TeacherOptions
 from .prepare import prepare
 from .prepared_data import PreparedData
+from .recommend import load_model, recommender_of
 from .teacher import Teacher, teacher_ranks, teacher_settings, train_teacher
 from .train import METHODS, TrainedModel, fit
 

@@ -15,14 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 from torch.nn import functional as F
-from transformers import (
-    EarlyStoppingCallback,
-    EvalPrediction,
-    Trainer,
-    TrainerCallback,
-    TrainingArguments,
-    set_seed,
-)
+from transformers import EarlyStoppingCallback, EvalPrediction, Trainer, TrainerCallback, TrainingArguments, set_seed
 from transformers.trainer_utils import IntervalStrategy
 from transformers.utils import logging
 

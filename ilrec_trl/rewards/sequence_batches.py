@@ -24,9 +24,7 @@ def collate_sequences(rows: Sequence[Mapping[str, Sequence[int] | NDArray[np.int
     padding = {"input_ids": PADDING, "labels": IGNORE_INDEX}
     return {
         key: pad_sequence(
-            [torch.as_tensor(row[key], dtype=torch.long) for row in rows],
-            batch_first=True,
-            padding_value=padding[key],
+            [torch.as_tensor(row[key], dtype=torch.long) for row in rows], batch_first=True, padding_value=padding[key]
         )
         for key in rows[0]
     }

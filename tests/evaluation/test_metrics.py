@@ -5,10 +5,8 @@ import math
 import numpy as np
 import pytest
 
+from ilrec_trl import MRR, NDCG, HitRate
 from ilrec_trl.evaluation.metrics import (
-    MRR,
-    NDCG,
-    HitRate,
     expected_ranks,
     hit_rate,
     metric_values,

@@ -14,8 +14,8 @@ from transformers import AutoModelForCausalLM, GenerationConfig
 
 from ilrec_trl import Recommender
 from ilrec_trl.cli import main
-from ilrec_trl.pipeline.evaluate import load_model, recommender_of
 from ilrec_trl.pipeline.prepared_data import PreparedData
+from ilrec_trl.pipeline.recommend import load_model, recommender_of
 from tests.pipeline.conftest import NUM_ITEMS
 
 

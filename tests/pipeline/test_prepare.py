@@ -47,7 +47,7 @@ def test_save_and_load_give_the_same(prepared, tmp_path):
     assert loaded.item_trie.item_ids == prepared.item_trie.item_ids
     assert loaded.training_rows().to_list() == prepared.training_rows().to_list()
     assert loaded.questions(loaded.splits.test).to_list() == prepared.questions(prepared.splits.test).to_list()
-    text = prepared.prompts([["3", "4"]])[0]
+    text = prepared.renderer.prompts([["3", "4"]])[0]
     assert loaded.tokenizer(text)["input_ids"] == prepared.tokenizer(text)["input_ids"]
 
 
@@ -56,7 +56,7 @@ def test_prompts_in_training_and_evaluation_agree(prepared):
     user = prepared.interactions.users.index(row["user"])
     history = prepared.interactions.sequences[user][:-2]
     # All training items of the user, of which the last is the row's last target.
-    assert row["prompt"] + row["completion"] == prepared.prompts([history[:-1]])[0] + prepared.catalog.text(
+    assert row["prompt"] + row["completion"] == prepared.renderer.prompts([history[:-1]])[0] + prepared.catalog.text(
         history[-1]
     )
 

@@ -84,7 +84,7 @@ def test_templates_are_kept_when_their_files_change(data_folder, tmp_path):
     file.write_text("{{ nothing }}")
     loaded = PreparedData.load(tmp_path / "data")
     assert loaded.training_rows().to_list() == prepared.training_rows().to_list()
-    assert loaded.prompts([["1"]])[0].startswith("Mine:\n")
+    assert loaded.renderer.prompts([["1"]])[0].startswith("Mine:\n")
     assert len(loaded.renderer.templates) == 5
 
 
@@ -128,7 +128,7 @@ def test_conversations(data_folder, chat_model):
     evaluator = evaluator_of(prepared, prepared.splits.test, EvaluationOptions())
     assert evaluator.chat_template_kwargs == {"thought": False}
     histories = [example.history for example in prepared.splits.test]
-    assert prepared.prompts(histories) == prepared.questions(prepared.splits.test)["prompt"][:]
+    assert prepared.renderer.prompts(histories) == prepared.questions(prepared.splits.test)["prompt"][:]
 
 
 @pytest.mark.parametrize(
