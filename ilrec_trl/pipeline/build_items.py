@@ -66,7 +66,7 @@ def build_items(
 
 
 def add_items(source: ItemSourceOptions, new: NewItemOptions) -> dict[str, Any]:
-    """Give new items IDs by the codebooks of those before; what was there stays as it is. Returns what `report.json` holds."""
+    """Give new items IDs by the codebooks of those before, which stay. Returns what `report.json` holds."""
     with input_errors():
         folder = Path(new.semantic_ids)
         if not (folder / "semantic_ids.json").is_file():
