@@ -91,8 +91,11 @@ def check_data(data: DataOptions, model: ModelOptions | None = None) -> None:
 
 
 def check_model(model: ModelOptions) -> None:
-    """Refuse sizes of the small Llama where a pretrained model is named."""
+    """Refuse sizes of the small Llama that cannot be, and any where a pretrained model is named."""
     _refuse(model, Rule(model.model is not None, _SIZE_FIELDS, "--model is pretrained and has its own sizes"))
+    size, heads = model.hidden_size, model.num_attention_heads
+    if heads < 1 or size < 1 or size % heads:
+        raise InputError(f"--hidden_size is {size}, expected a multiple of --num_attention_heads, {heads}")
 
 
 def check_teacher(options: TeacherOptions) -> None:

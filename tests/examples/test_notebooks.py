@@ -132,7 +132,10 @@ def test_qlora_recommends_the_same_after_loading_and_merging(qlora, name, tolera
 def test_qlora_leaves_a_merged_model_that_stands_alone(qlora):
     cells, folder = qlora
     saved = folder / "run/merged"
-    splits, catalog = Interactions.load(folder, format="lc_rec").leave_one_out(short_users="train"), ItemCatalog.load(saved)
+    splits, catalog = (
+        Interactions.load(folder, format="lc_rec").leave_one_out(short_users="train"),
+        ItemCatalog.load(saved),
+    )
     evaluator = RecommendationEvaluator(next_item_dataset(splits.test, catalog), ItemTrie.load(saved))
     metrics = evaluator(AutoModelForCausalLM.from_pretrained(saved), AutoTokenizer.from_pretrained(saved))
     assert metrics == pytest.approx(value(cells, "merged_metrics"))

@@ -21,6 +21,8 @@ RUN = [
     (["--chat_template_kwargs", "{}"], {}, "--chat_template_kwargs"),
     (["--model", "x", "--hidden_size", "32"], {}, "--hidden_size"),
     (["--model", "x", "--attention_dropout", "0.1"], {}, "--attention_dropout"),
+    (["--hidden_size", "15"], {}, "--hidden_size is 15, expected a multiple of --num_attention_heads, 4"),
+    (["--num_attention_heads", "0"], {}, "--num_attention_heads, 0"),
     (["--sasrec", "x", "--sasrec_epochs", "3"], {}, "--sasrec_epochs"),
     (["--sasrec", "x", "--sasrec_dropout", "0.1"], {}, "--sasrec_dropout"),
     (["--sasrec_folds", "0"], {}, "--sasrec_folds"),
