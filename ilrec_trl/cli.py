@@ -34,8 +34,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     summary, dataclasses, function = COMMANDS[chosen]
     try:
         parsed = parse_options(f"ilrec {chosen}", summary, dataclasses, arguments[len(chosen.split()) :])
-        # A report repeats the command it came from.
-        function(*parsed, *([shlex.join(["ilrec", *arguments])] if chosen == "run" else []))
+        with o.input_errors():
+            # A report repeats the command it came from.
+            function(*parsed, *([shlex.join(["ilrec", *arguments])] if chosen == "run" else []))
     except o.InputError as error:
         sys.stderr.write(f"ilrec {chosen}: error: {error}\n")
         return 2

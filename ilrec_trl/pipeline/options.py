@@ -8,6 +8,7 @@ work as flags and in the file of `--config` all the same, and docs/cli.md lists 
 from __future__ import annotations
 
 import json
+import linecache
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import MISSING, dataclass, field, fields
@@ -38,7 +39,7 @@ def mapping(name: str, value: Any, example: str) -> dict[str, Any]:
 
 # What reads the user's files or options for us. Any other ValueError comes of what our own code gave to somebody.
 _READERS = {
-    *("ilrec_trl", "json", "pyarrow", "pandas", "datasets", "transformers", "tokenizers", "safetensors", "peft"),
+    *("json", "pyarrow", "pandas", "datasets", "transformers", "tokenizers", "safetensors", "peft"),
     *("trl", "huggingface_hub", "jinja2", "codecs", "encodings", "gzip"),
 }
 
@@ -46,23 +47,28 @@ _READERS = {
 @contextmanager
 def input_errors(*packages: str) -> Iterator[None]:
     """
-    Make one line of what is wrong with the user's files or options: an `OSError`, and a `ValueError` that a check of
-    this package, of `packages` or of a reader of files raised. Every other error is a bug and keeps its traceback.
+    Make one line of what is wrong with the user's files or options: an `OSError`, and a `ValueError` that a `raise` of
+    this package or of `packages`, or a reader of files raised. Every other error is a bug and keeps its traceback.
     """
     try:
         yield
     except (ValueError, OSError) as error:
-        if not isinstance(error, OSError) and _raised_by(error) not in _READERS | {*packages}:
+        if not isinstance(error, OSError) and not _is_check(error, {"ilrec_trl", *packages}):
             raise
         raise InputError(" ".join(str(error).split()) or type(error).__name__) from error
 
 
-def _raised_by(error: BaseException) -> str:
-    """Name of the top-level package whose code raised an error."""
+def _is_check(error: BaseException, own: set[str]) -> bool:
+    """Whether a reader raised an error, or a statement `raise` in one of our `own` packages."""
     trace = error.__traceback__
     while trace is not None and trace.tb_next is not None:
         trace = trace.tb_next
-    return "" if trace is None else str(trace.tb_frame.f_globals.get("__name__", "")).split(".")[0]
+    if trace is None:
+        return False
+    code = trace.tb_frame.f_code
+    package = str(trace.tb_frame.f_globals.get("__name__", "")).split(".")[0]
+    line = linecache.getline(code.co_filename, trace.tb_lineno)
+    return package in _READERS or (package in own and line.lstrip().startswith("raise"))
 
 
 REQUIRED: Any = MISSING

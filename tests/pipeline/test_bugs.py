@@ -83,6 +83,19 @@ def test_what_a_check_or_a_reader_says_is_one_line(tmp_path):
             wrong()
 
 
+def test_a_check_deep_in_the_library_is_one_line_in_every_command(folders, capsys):
+    train = ["train", "--prepared", folders["prepared"], "--output_dir", folders["root"] + "/m", "--crr_weight", "0"]
+    for flags, message in [
+        (["--num_beams", "3"], "num_beams=3"),
+        (["--eval_batch_size", "0"], "batch_size=0"),
+        (["--intermediate_layers", "9"], "`intermediate_layers=9` asks for 9 layers before the last"),
+    ]:
+        assert main([*train, *SMALL, *flags]) == 2
+        error = capsys.readouterr().err
+        assert message in error
+        assert "Traceback" not in error
+
+
 def test_what_numpy_says_of_our_own_arrays_is_a_bug():
     import numpy as np
 
