@@ -69,7 +69,7 @@ class _HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
     """Shows one spelling of each flag, and a default that is a value; the help says what stands for another."""
 
     def _get_help_string(self, action: argparse.Action) -> str | None:
-        return super()._get_help_string(action) if action.default else action.help
+        return action.help if action.default in (None, False) else super()._get_help_string(action)
 
     def _format_action_invocation(self, action: argparse.Action) -> str:
         shown = copy.copy(action)

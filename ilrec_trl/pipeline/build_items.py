@@ -73,6 +73,10 @@ def add_items(source: ItemSourceOptions, new: NewItemOptions) -> dict[str, Any]:
             raise FileNotFoundError(f"{folder} holds no semantic_ids.json; write it with `ilrec items build` first")
         before, known = SemanticIds.load(folder), _read_items(_find(folder, "item.json"))
         own = source.vectors is not None
+        if own and (folder / "encoder.json").is_file():
+            raise ValueError(f"{folder} was built from texts, so --vectors would mean something else; leave them out")
+        if source.vector_ids is not None and not own:
+            raise ValueError("--vector_ids are the items of --vectors; leave them out")
         encoder = None if own or not (folder / "encoder.json").is_file() else ItemEncoder.load(folder)
         fields = _fields(encoder.fields, encoder.template) if encoder else None
         given = _source_items(source, fields)

@@ -118,10 +118,6 @@ def export(options: ExportOptions) -> dict[str, int]:
 
     Returns:
         `dict[str, int]`: names and sizes in bytes of the files written.
-
-    Raises:
-        `InputError`: where there is no model, it does not fit the prepared data, or the output folder is one of the
-            inputs.
     """
     output_dir = Path(options.output_dir)
     if output_dir.resolve() in {Path(options.model).resolve(), Path(options.prepared).resolve()}:

@@ -14,6 +14,7 @@ from .options import (
     PipelineOptions,
     RankingOptions,
     TeacherOptions,
+    TrainingOptions,
     changed,
     mapping,
 )
@@ -53,12 +54,19 @@ def check_run(options: PipelineOptions) -> None:
     _refuse(options.teacher, Rule(without, _REWARD_FIELDS, "--crr_weight 0 trains without rewards"))
     whole = options.data.train_on_validation
     _refuse(options.evaluation, Rule(whole, ["validation_users"], "--train_on_validation ranks no validation users"))
+    _refuse(options.training, _unused_layers(options.training))
+    check_evaluation(options.evaluation)
+
+
+def _unused_layers(training: TrainingOptions) -> Rule:
+    alone = training.cpo_beta == 0 and training.cpd_weight == 0
+    return Rule(alone, ["intermediate_layers"], "--cpo_beta 0 and --cpd_weight 0 read no intermediate layer")
 
 
 def check_data(data: DataOptions, model: ModelOptions | None = None) -> None:
     """Refuse what reading and splitting the data could not use."""
     own_tokenizer = model is None or model.model is None
-    trained = own_tokenizer and (data.item_format == "titles" or data.tasks is not None)
+    trained = own_tokenizer and (data.item_format == "titles" or bool(data.tasks))
     by_time = ("validation_start", "test_start", "validation_share", "test_share")
     _refuse(
         data,
@@ -77,9 +85,9 @@ def check_data(data: DataOptions, model: ModelOptions | None = None) -> None:
         ),
         Rule(data.train_users_share == 1, ["train_users_seed"], "--train_users_share 1 draws no users"),
         Rule(
-            not data.template and not data.tasks,
+            len(data.template or []) < 2 and not data.tasks,
             ["prompt_seed"],
-            "without --template or --tasks nothing is drawn for the prompts",
+            "without several templates or --tasks nothing is drawn for the prompts",
         ),
         Rule(not trained, ["vocab_size"], "no tokenizer is trained on titles"),
         Rule(
@@ -129,7 +137,7 @@ def check_train(method: str, options: PipelineOptions) -> None:
     check_model(options.model)
     uses_rewards = method == "ilrec" and training.crr_weight != 0
     plain = "SFT has neither negatives nor rewards"
-    _refuse(training, Rule(method == "sft", ILREC_FIELDS, plain))
+    _refuse(training, Rule(method == "sft", ILREC_FIELDS, plain), _unused_layers(training))
     why = plain if method == "sft" else "--crr_weight 0 trains without rewards"
     _refuse(teacher, Rule(not uses_rewards, sorted(changed(teacher)), why))
     if method == "sft":
@@ -153,8 +161,10 @@ def check_train(method: str, options: PipelineOptions) -> None:
 
 
 def check_evaluation(evaluation: RankingOptions) -> None:
-    """Refuse beams where every item is scored."""
+    """Refuse beams where every item is scored, and fewer beams than the largest cut-off of the metrics."""
     _refuse(evaluation, Rule(evaluation.ranking == "exact", ["num_beams"], "--ranking exact has no beams"))
+    if evaluation.num_beams < 10:
+        raise InputError(f"--num_beams is {evaluation.num_beams}, expected 10 or more, as Hit@10 is measured")
 
 
 def check_items_build(

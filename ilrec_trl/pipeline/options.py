@@ -429,7 +429,7 @@ class RecommendOptions:
     user: str | None = option(None, "User id; the whole sequence is the history.")
     history: list[str] | None = option(None, "Item ids, oldest first, instead of a user.")
     top_k: int = option(10, "Number of items to recommend.")
-    num_beams: int = option(20, "Beams; at least top_k.")
+    num_beams: int | None = option(None, "Beams; at least top_k. Default: those of the exported model, else 20.")
     exclude_history: bool = option(False, "Do not recommend items of the history.")
 
 

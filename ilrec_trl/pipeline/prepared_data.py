@@ -201,8 +201,11 @@ def split(interactions: Interactions, options: DataOptions) -> Splits:
 
 
 def moment(text: str | None) -> float | str | None:
-    """A date as it is, a number as one."""
+    """A date as it is, a number as one; a YAML file gives either as it is."""
+    if text is None:
+        return None
+    text = str(text)
     try:
-        return text if text is None or "-" in text[1:] else float(text)
+        return text if "-" in text[1:] else float(text)
     except ValueError:
         return text

@@ -42,11 +42,11 @@ def recommend_items(options: RecommendOptions) -> list[tuple[str, str, float]]:
         if options.prepared is None:
             recommender = Recommender.from_pretrained(options.model)
             recommender.model.to(default_device())  # type: ignore[arg-type]
-            recommender.num_beams = options.num_beams
+            recommender.num_beams = options.num_beams or recommender.num_beams
             history = options.history or []
         else:
             prepared = PreparedData.load(options.prepared)
             history = options.history or prepared.interactions.history(str(options.user))
-            recommender = recommender_of(prepared, load_model(options.model), options.num_beams)
+            recommender = recommender_of(prepared, load_model(options.model), options.num_beams or 20)
         ranked = recommender.recommend([history], top_k=options.top_k, exclude_history=options.exclude_history)[0]
     return [(item, title or recommender.catalog.text(item), score) for item, title, score in ranked]

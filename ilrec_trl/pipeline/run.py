@@ -22,7 +22,15 @@ from .baselines import popularity_ranks, transition_ranks
 from .environment import device, revision, versions
 from .evaluate import model_ranks
 from .option_checks import check_run, check_sasrec, check_train
-from .options import MethodOptions, PipelineOptions, PromptOptions, RunOptions, StageOptions, TeacherOptions
+from .options import (
+    InputError,
+    MethodOptions,
+    PipelineOptions,
+    PromptOptions,
+    RunOptions,
+    StageOptions,
+    TeacherOptions,
+)
 from .prepare import prepare
 from .prepared_data import PreparedData
 from .recommend import load_model, recommender_of
@@ -57,10 +65,7 @@ class Run:
     seconds: dict[str, float] = field(default_factory=dict)
 
     def execute(self) -> RunResult:
-        """
-        Run every stage, and leave `report.md`, `results.json`, `ranks.parquet`, `settings.json` and the models in the
-        folder.
-        """
+        """Run every stage; leave report, results, ranks, settings and models in the folder."""
         with self.stage("SASRec"):
             teacher = train_teacher(self.prepared, self.options.teacher, self.folder / "models/sasrec", self.seeds[0])
         trained = {(method, seed): self._train(method, seed, teacher) for seed in self.seeds for method in METHODS}
@@ -165,6 +170,7 @@ class Run:
         """Settings of the language model and its prompts, for the report."""
         model, data = self.options.model, self.options.data
         shown = {name: value for name, value in dataclasses.asdict(model).items() if value is not None}
+        shown = shown if model.model is None else {"model": model.model}  # which has its own sizes
         shown |= {name: getattr(data, name) for name in ("item_format", "max_history", "rows")}
         for option in dataclasses.fields(PromptOptions):
             if getattr(data, option.name) != option.default:
@@ -175,6 +181,8 @@ class Run:
 def run(options: PipelineOptions, run_options: RunOptions, command: str = "ilrec run") -> RunResult:
     """The `run` command: prepare, train, rank, compare and report."""
     check_run(options)
+    if not run_options.seeds or len(set(run_options.seeds)) < len(run_options.seeds):
+        raise InputError(f"--seeds are {run_options.seeds}, expected one or more, each once")
     folder = Path(run_options.output_dir)
     start = time.perf_counter()
     show("[bold]prepare[/bold]")

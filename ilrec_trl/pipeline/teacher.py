@@ -112,9 +112,7 @@ def teacher_reward(
     """
     The scores in training: SASRec's, with a share of what followed what where that is asked for. SASRec ranks the
     validation items that the methods will be asked, as they will be; one no better than popularity is warned of.
-
-    Returns:
-        `tuple`: The rewards, and what the report says about them.
+    Returns the rewards, and what the report says about them.
     """
     temperature, share = _temperature(teacher, options), options.transition_share
     settings: dict[str, Any] = {"reward_temperature": temperature, "transition_share": share}

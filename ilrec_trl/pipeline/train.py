@@ -82,9 +82,7 @@ def fit(
     One whole training: initial weights, rewards where the method reads them, training, and the files in `output_dir`.
 
     Args:
-        method (`str`): `"ilrec"` or `"sft"`.
-        prepared ([`PreparedData`]): The data.
-        options ([`PipelineOptions`]): All options.
+        method, prepared, options: As in [`train_method`]; `options` are all of them.
         output_dir (`str` or `Path`): Receives model, `log.json` and `settings.json`.
         seed (`int`, *optional*, defaults to `0`): Seed of weights, data order and dropout.
         teacher ([`SASRecModel`] or [`SASRecGroup`], *optional*): Source of the rewards; without one there are
@@ -109,12 +107,12 @@ def build_model(prepared: PreparedData, options: ModelOptions, seed: int) -> Pre
     """
     set_seed(seed)
     tokenizer = prepared.tokenizer
+    if options.model != prepared.model:
+        raise InputError(
+            f"the data was prepared for {prepared.model or 'a small Llama with a tokenizer of its own'}, but "
+            f"--model is {options.model or 'not given'}; give the same to `ilrec prepare` and here"
+        )
     if options.model is not None:
-        if options.model != prepared.model:
-            raise InputError(
-                f"the data was prepared for {prepared.model or 'a small Llama with a tokenizer of its own'}, but "
-                f"--model is {options.model}; run `ilrec prepare --model {options.model}` first"
-            )
         with input_errors():
             model = AutoModelForCausalLM.from_pretrained(options.model, dtype=torch.float32)
         # The model's own tokenizer tells which of the item tokens the model has been trained with
@@ -259,6 +257,8 @@ def unused_fields(method: str) -> set[str]:
 def extra_arguments(method: str, training: TrainingOptions) -> dict[str, Any]:
     """What `trainer_args` says to this method; fields of ILRecConfig alone say nothing to SFT."""
     extra = mapping("trainer_args", training.trainer_args, '{"max_steps": 10}')
+    if twice := sorted(extra.keys() & {"seed", "output_dir", *_names(TrainingOptions)}):
+        raise InputError(f"{twice[0]} is an option of its own; give --{twice[0]} in place of that in trainer_args")
     if unknown := sorted(set(extra) - _names(ILRecConfig)):
         raise InputError(f"ILRecConfig has no field {unknown[0]!r}; remove it from trainer_args")
     known = _names(SFTConfig if method == "sft" else ILRecConfig)

@@ -65,7 +65,8 @@ def render_report(results: RunResult, examples: Sequence[ExampleList] = (), titl
         "the interval does not cover the chance of the seed. The last column is corrected for the number of pairs "
         "(Holm).",
         table(
-            ["a", "b", "metric", "difference", "95% interval", "p", "seeds", "p, Holm"], _paired_rows(results.paired)
+            ["a", "b", "metric", "difference", "95% interval", "p", "which seeds", "Holm"],
+            _paired_rows(results.paired),
         ),
         "## Examples" if examples else "",
         *(_example(example) for example in examples),
@@ -186,9 +187,6 @@ def _per_seed(methods: Mapping[str, MethodResult]) -> str:
         for run in method.per_seed
     ]
     return table(["method", "seed", *(METRIC_TITLES[metric] for metric in METRICS)], rows) if rows else ""
-
-
-_PAIRED_HEADER = ["a", "b", "metric", "difference", "95% interval", "p", "seeds", "p, Holm"]
 
 
 def _paired_rows(rows: Sequence[Comparison]) -> list[list[str]]:

@@ -111,13 +111,9 @@ class Comparison:
     Args:
         a, b (`str`): Methods.
         metric (`str`): Metric.
-        difference (`float`): Mean over questions and seeds.
-        low, high (`float`): 95% confidence interval.
-        p_value (`float`): Two-sided p-value of "the mean difference is 0".
-        standard_error (`float`): From the choice of users alone.
-        seeds_error (`float`, *optional*): From the choice of seeds; `None` with one seed.
-        seeds (`list[int]`): The paired seeds.
-        each_seed (`list[float]`): The difference for each of them.
+        difference, low, high, p_value (`float`): Mean over questions and seeds, its 95% interval, two-sided p-value.
+        standard_error, seeds_error (`float`): From the choice of users, and of seeds (`None` with one seed).
+        seeds (`list[int]`), each_seed (`list[float]`): The paired seeds, and the difference for each of them.
         questions (`int`): Number of questions.
         part (`str`, *optional*): Part of the questions that this is about; `None` for all of them.
         holm_p_value (`float`, *optional*): The p-value corrected for all comparisons of the primary metric.
@@ -148,8 +144,7 @@ class RunResult:
 
     Args:
         data (`DataSummary`): The data.
-        seeds (`list[int]`): Seeds of the trained methods.
-        command (`str`): What was run.
+        seeds (`list[int]`), command (`str`): Seeds of the trained methods, and what was run.
         revision (`str`), versions (`dict[str, str]`), device (`str`): What it ran on.
         seconds (`dict[str, float]`): Time of each stage.
         selection (`str`): How each method's epoch was chosen, as a sentence.

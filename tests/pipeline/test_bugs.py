@@ -86,7 +86,7 @@ def test_what_a_check_or_a_reader_says_is_one_line(tmp_path):
 def test_a_check_deep_in_the_library_is_one_line_in_every_command(folders, capsys):
     train = ["train", "--prepared", folders["prepared"], "--output_dir", folders["root"] + "/m", "--crr_weight", "0"]
     for flags, message in [
-        (["--num_beams", "3"], "num_beams=3"),
+        (["--num_beams", "3"], "--num_beams is 3, expected 10 or more"),
         (["--eval_batch_size", "0"], "batch_size=0"),
         (["--intermediate_layers", "9"], "`intermediate_layers=9` asks for 9 layers before the last"),
     ]:
